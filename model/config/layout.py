@@ -1,0 +1,81 @@
+"""How a run is laid over GPUs, and its batch equation: pure numbers, each checked when it is made."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Layout(BaseModel):
+    """tensor x pipe x data == world_size; tensor is the fastest-moving axis of the rank (Megatron-LM's order)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    world_size: int
+    tensor: int = 1
+    pipe: int = 1
+    expert: int = 1
+
+    @model_validator(mode="after")
+    def _fits(self) -> Layout:
+        cell = self.tensor * self.pipe
+        if self.world_size < 1 or self.world_size % cell:
+            raise ValueError(
+                f"{self.world_size} ranks cannot hold model_parallel_size {self.tensor} x pipe_parallel_size {self.pipe}: "
+                f"use a multiple of {cell}"
+            )
+        return self
+
+    @property
+    def data(self) -> int:
+        """Replicas of the model."""
+        return self.world_size // (self.tensor * self.pipe)
+
+
+class BatchSizes(BaseModel):
+    """train == micro x accumulation x data, in sequences."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: int
+    micro: int
+    accumulation: int
+    data: int
+
+    @model_validator(mode="after")
+    def _multiplies(self) -> BatchSizes:
+        product = self.micro * self.accumulation * self.data
+        if self.train != product:
+            raise ValueError(
+                f"train_batch_size {self.train} is not train_micro_batch_size_per_gpu {self.micro} x "
+                f"gradient_accumulation_steps {self.accumulation} x {self.data} data-parallel ranks = {product}"
+            )
+        return self
+
+
+def solve_batch(*, train: int | None, micro: int | None, accumulation: int | None, data: int) -> BatchSizes:
+    """The batch equation, solved for what is absent.  All sizes in sequences.
+
+    With nothing but ``train`` or ``micro`` given, one micro-batch makes a step (GPT-NeoX's rule).
+
+    Raises:
+        ValueError: nothing is given, or the numbers do not multiply out; the message holds them all.
+    """
+    if train is None:
+        if micro is None:
+            raise ValueError("no batch size: write train_micro_batch_size_per_gpu (sequences per GPU) or train_batch_size (in all)")
+        accumulation = accumulation or 1
+        return BatchSizes(train=micro * accumulation * data, micro=micro, accumulation=accumulation, data=data)
+    if micro is None:
+        accumulation = accumulation or 1
+        micro = _share(train, accumulation * data, f"{data} data-parallel ranks x gradient_accumulation_steps {accumulation}")
+    elif accumulation is None:
+        accumulation = _share(train, micro * data, f"{data} data-parallel ranks x train_micro_batch_size_per_gpu {micro}")
+    return BatchSizes(train=train, micro=micro, accumulation=accumulation, data=data)
+
+
+def _share(train: int, parts: int, parts_text: str) -> int:
+    if train % parts:
+        below, above = train // parts * parts, (train // parts + 1) * parts
+        nearest = f"{above}" if below == 0 else f"{below} or {above}"
+        raise ValueError(f"train_batch_size {train} is not a multiple of {parts_text} = {parts}: write {nearest}")
+    return train // parts

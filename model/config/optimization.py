@@ -1,0 +1,130 @@
+"""Keys of the optimizer, the learning rate, precision, ZeRO and the rest that DeepSpeed is told."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from model.config.keys import Section, live, passed, planned
+
+OPTIMIZERS = ("adam", "adamw")
+
+
+class OptimizerParams(Section):
+    """``optimizer.params``: PyTorch's names."""
+
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="Decay of the two moments.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    adam_w_mode: bool = Field(True, description="Decoupled weight decay (AdamW); false adds it to the gradient (Adam, L2).")
+
+    @field_validator("betas")
+    @classmethod
+    def _decays(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas {list(betas)} must lie in [0, 1)")
+        return betas
+
+
+class OptimizerChoice(Section):
+    """``optimizer``: which one, and its parameters."""
+
+    type: str = Field("Adam", description="Adam or AdamW; both decouple weight decay, as GPT-NeoX's fused Adam does.")
+    params: OptimizerParams = Field(default_factory=OptimizerParams)
+
+    @field_validator("type")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name.lower() not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {name!r}: write one of {', '.join(OPTIMIZERS)}")
+        return name.lower()
+
+
+class Optimization(Section):
+    """The optimizer and what is done to gradients before it."""
+
+    optimizer: OptimizerChoice = live(OptimizerChoice(), doc="Optimizer type and parameters; the learning rate stands here.")
+    weight_decay: float = live(0.1, ge=0, doc="Weight decay of matrices; biases and norms have none.")
+    gradient_clipping: float = live(1.0, ge=0, doc="Largest norm of the whole gradient; 0 turns clipping off.")
+
+
+class LearningRate(Section):
+    """The learning rate over steps (formulas: model/optim.py)."""
+
+    lr_decay_style: Literal["constant", "linear", "cosine", "exponential"] = live("linear", doc="Curve after warm-up.")
+    lr_decay_iters: int | None = live(None, ge=1, doc="Steps until min_lr is reached; train_iters when absent.")
+    lr_decay_fraction: float | None = live(None, gt=0, le=1, doc="The same as a share of train_iters.")
+    min_lr: float = live(0.0, ge=0, doc="The rate never falls below this after warm-up.")
+    warmup: float = live(0.01, ge=0, le=1, doc="Share of the decay steps during which the rate rises from 0.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> LearningRate:
+        if self.lr_decay_iters is not None and self.lr_decay_fraction is not None:
+            raise ValueError("lr_decay_iters and lr_decay_fraction both give the length of the decay: keep one")
+        return self
+
+
+class Fp16(Section):
+    """``fp16``: half precision with a loss scale, by DeepSpeed's names."""
+
+    enabled: bool = Field(description="Train in fp16.")
+    fp16: bool | None = Field(None, description="Older spelling of enabled; must agree with it.")
+    loss_scale: float = Field(0, ge=0, description="Fixed loss scale; 0 lets it move.")
+    initial_scale_power: int = Field(16, ge=0, description="The moving scale starts at 2 to this power.")
+    loss_scale_window: int = Field(1000, ge=1, description="Good steps before the scale doubles.")
+    hysteresis: int = Field(2, ge=1, description="Overflows before the scale halves.")
+    min_loss_scale: float = Field(1, ge=0, description="The scale never falls below this.")
+
+
+class Bf16(Section):
+    """``bf16``: bfloat16 with fp32 masters."""
+
+    enabled: bool = Field(description="Train in bfloat16.")
+
+
+class ZeroOptimization(Section):
+    """``zero_optimization``, by DeepSpeed's names; all but ``stage`` are handed over as they are."""
+
+    stage: Literal[0, 1, 2, 3] = Field(description="0: nothing is partitioned; 1: optimizer states; 2: gradients; 3: parameters.")
+    allgather_partitions: bool = True
+    allgather_bucket_size: int | float = 500_000_000
+    overlap_comm: bool = False
+    reduce_scatter: bool = True
+    reduce_bucket_size: int | float = 500_000_000
+    contiguous_gradients: bool = False
+
+
+class DeepSpeed(Section):
+    """Batch sizes, precision, ZeRO and printing, under DeepSpeed's names."""
+
+    train_batch_size: int | None = live(None, ge=1, doc="Sequences in one optimizer step, over all GPUs.")
+    train_micro_batch_size_per_gpu: int | None = live(None, ge=1, doc="Sequences that one data-parallel rank computes at once.")
+    gradient_accumulation_steps: int | None = live(None, ge=1, doc="Micro-batches in one optimizer step; solved when absent.")
+    precision: Literal["fp16", "fp32", "bfloat16"] | None = live(None, doc="Arithmetic of the model; fp32 when nothing says else.")
+    fp16: Fp16 | None = live(None, doc="fp16 and its loss scale.")
+    bf16: Bf16 | None = live(None, doc="bfloat16.")
+    zero_optimization: ZeroOptimization = live(ZeroOptimization(stage=0), doc="ZeRO: what data-parallel ranks share out.")
+    steps_per_print: int = passed(10, ge=1, doc="DeepSpeed prints its own line every so many steps.")
+    wall_clock_breakdown: bool = passed(False, doc="DeepSpeed times forward, backward and step.")
+    fp32_allreduce: bool = planned(False, doc="Reduce gradients in fp32.")
+
+    @model_validator(mode="after")
+    def _one_precision(self) -> DeepSpeed:
+        said: dict[str, str] = {}
+        if self.precision is not None:
+            said["precision"] = self.precision
+        if self.fp16 is not None and self.fp16.enabled:
+            said["fp16.enabled"] = "fp16"
+        if self.bf16 is not None and self.bf16.enabled:
+            said["bf16.enabled"] = "bfloat16"
+        if len(set(said.values())) > 1:
+            raise ValueError("two precisions are asked for: " + ", ".join(f"{key} says {value}" for key, value in said.items()))
+        return self
+
+
+def read_fp16(value: Any) -> Any:
+    """GPT-NeoX's files write ``fp16: {fp16: true, enabled: true}``; the first is an older spelling."""
+    if isinstance(value, dict) and "enabled" not in value and "fp16" in value:
+        return {**value, "enabled": value["fp16"]}
+    return value

@@ -1,0 +1,324 @@
+"""The whole configuration of a run as frozen sections, and the numbers derived from it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from model.config.architecture import Architecture, Parallelism
+from model.config.keys import Section, Status, reason_of, status_of, trained_values
+from model.config.layout import BatchSizes, Layout, solve_batch
+from model.config.optimization import DeepSpeed, LearningRate, Optimization, read_fp16
+from model.config.training import Checkpoints, Data, Generation, Logging, Tokenizer, Training
+
+Precision = Literal["fp32", "fp16", "bfloat16"]
+
+
+class KeyProblem(BaseModel):
+    """One thing wrong with one key."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    """Dotted, as it is written: ``optimizer.params.lr``."""
+    wrong: str
+    fix: str = ""
+
+
+class ConfigError(ValueError):
+    """Every problem of a configuration."""
+
+    def __init__(self, problems: tuple[KeyProblem, ...]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(f"{p.key}: {p.wrong}" + (f"\n  fix: {p.fix}" if p.fix else "") for p in problems))
+
+
+class RunConfig(BaseModel):
+    """GPT-NeoX's vocabulary in sections.  ``from_keys`` makes one from its flat namespace."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # from_keys validates each section by itself
+
+    parallelism: Parallelism
+    architecture: Architecture
+    optimization: Optimization
+    learning_rate: LearningRate
+    deepspeed: DeepSpeed
+    tokenizer: Tokenizer
+    data: Data
+    training: Training
+    checkpoints: Checkpoints
+    logging: Logging
+    generation: Generation
+
+    @classmethod
+    def from_keys(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Build from flat keys (underscores).
+
+        Raises:
+            ConfigError: holding every unknown key, wrong type and broken rule at once.
+        """
+        problems = [_unknown(key) for key in values if key not in KEYS]
+        sections: dict[str, Section] = {}
+        values = _normalize(values, problems)
+        for name, section in SECTIONS.items():
+            given = {key: value for key, value in values.items() if KEYS.get(key) == name}
+            try:
+                sections[name] = section.model_validate(given)
+            except ValidationError as error:
+                problems += [_problem(section, details) for details in error.errors()]
+        for key, value in values.items():
+            if key in KEYS and (refusal := _refusal(key, value)) is not None:
+                problems.append(refusal)
+        if problems:
+            raise ConfigError(tuple(problems))
+        return cls.model_construct(**sections)  # every section has just been validated
+
+    def keys(self) -> dict[str, Any]:
+        """The flat namespace: every key with its value."""
+        return {key: getattr(getattr(self, section), key) for key, section in KEYS.items()}
+
+    def with_keys(self, **changes: Any) -> RunConfig:
+        """A copy with some keys changed; the other values stay as they are."""
+        return RunConfig.from_keys(_plain(self.keys() | changes))
+
+    # Derived numbers ---------------------------------------------------------------------------------------------------
+
+    @property
+    def precision(self) -> Precision:
+        """Arithmetic of the model."""
+        if self.deepspeed.fp16 is not None and self.deepspeed.fp16.enabled:
+            return "fp16"
+        if self.deepspeed.bf16 is not None and self.deepspeed.bf16.enabled:
+            return "bfloat16"
+        return self.deepspeed.precision or "fp32"
+
+    @property
+    def zero_stage(self) -> int:
+        """The ZeRO stage that runs: bf16 with stage 0 runs as stage 1.
+
+        The mathematics is the same; DeepSpeed 0.19.8 begins bf16 at stage 0 from an optimizer that has already stepped once.
+        """
+        stage = self.deepspeed.zero_optimization.stage
+        return max(stage, 1) if self.precision == "bfloat16" else stage
+
+    @property
+    def lr_decay_steps(self) -> int:
+        """Steps of the learning-rate curve, warm-up included (at least 1)."""
+        rate = self.learning_rate
+        train_iters = self.training.train_iters or 1
+        if rate.lr_decay_iters is not None:
+            return rate.lr_decay_iters
+        if rate.lr_decay_fraction is not None:
+            return max(1, int(train_iters * rate.lr_decay_fraction))
+        return train_iters
+
+    def layout(self, world_size: int) -> Layout:
+        """The layout on ``world_size`` ranks.
+
+        Raises:
+            ValueError: the ranks cannot hold the model's cut.
+        """
+        return Layout(
+            world_size=world_size,
+            tensor=self.parallelism.model_parallel_size,
+            pipe=max(1, self.parallelism.pipe_parallel_size),
+        )
+
+    def batch_sizes(self, layout: Layout) -> BatchSizes:
+        """The batch equation on a layout.
+
+        Raises:
+            ValueError: the numbers do not multiply out.
+        """
+        return solve_batch(
+            train=self.deepspeed.train_batch_size,
+            micro=self.deepspeed.train_micro_batch_size_per_gpu,
+            accumulation=self.deepspeed.gradient_accumulation_steps,
+            data=layout.data,
+        )
+
+    def padded_vocab_size(self, tokenizer_vocab_size: int) -> int:
+        """Rows of the embedding: the smallest multiple of make_vocab_size_divisible_by x model_parallel_size that holds it."""
+        multiple = self.architecture.make_vocab_size_divisible_by * self.parallelism.model_parallel_size
+        return -(-tokenizer_vocab_size // multiple) * multiple
+
+    def untrained(self) -> tuple[KeyProblem, ...]:
+        """The values that plan and render but do not train yet; training refuses them."""
+        found = []
+        for key, field in iter_keys():
+            value = getattr(getattr(self, KEYS[key]), key)
+            if status_of(field) is Status.PLANNED and value != field.get_default(call_default_factory=True):
+                found.append(KeyProblem(key=key, wrong="is known and not built yet", fix="remove it, or wait for a later release"))
+            trains = trained_values(field)
+            if trains is not None and value not in trains and value is not None:
+                wrong = f"{_shown(value)} does not train yet"
+                found.append(KeyProblem(key=key, wrong=wrong, fix=f"write one of {', '.join(map(_shown, trains))}"))
+        kinds = sorted(set(self.architecture.attention_kinds) - TRAINED_ATTENTION)
+        if kinds:
+            fix = f"write one of {', '.join(sorted(TRAINED_ATTENTION))}"
+            found.append(KeyProblem(key="attention_config", wrong=f"{', '.join(kinds)} does not train yet", fix=fix))
+        if self.zero_stage > 1:
+            fix = "write stage: 1"
+            found.append(KeyProblem(key="zero_optimization.stage", wrong=f"{self.zero_stage} does not train yet", fix=fix))
+        return tuple(found)
+
+
+TRAINED_ATTENTION = {"global", "flash"}
+
+SECTIONS: dict[str, type[Section]] = {name: field.annotation for name, field in RunConfig.model_fields.items()}  # type: ignore[misc]
+"""Section name -> its type."""
+
+KEYS: dict[str, str] = {key: name for name, section in SECTIONS.items() for key in section.model_fields}
+"""Key -> the section it stands in.  Keys are unique over all sections, as in GPT-NeoX's one namespace."""
+assert len(KEYS) == sum(len(section.model_fields) for section in SECTIONS.values()), "a key stands in two sections"
+
+
+def iter_keys() -> Iterator[tuple[str, FieldInfo]]:
+    """Every key with its field, section by section."""
+    for section in SECTIONS.values():
+        yield from section.model_fields.items()
+
+
+def nearest_key(key: str) -> str | None:
+    """The known key that is spelled most like ``key``, if any is near."""
+    return next(iter(difflib.get_close_matches(key, KEYS, n=1, cutoff=0.7)), None)
+
+
+def expand_attention(value: Any, num_layers: Any) -> Any:
+    """GPT-NeoX's patterns ``[[[kind, ...], n], ...]`` and ``[[[kind, ...], "all"]]`` as one flat list of a kind per layer.
+
+    Raises:
+        ValueError: the patterns and num_layers do not fit.
+    """
+    if not isinstance(value, (list, tuple)) or all(isinstance(entry, str) for entry in value):
+        return value
+    flat: list[str] = []
+    for entry in value:
+        if not (isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], (list, tuple))):
+            raise ValueError(f"{entry!r} is no pattern: write [[[kind, ...], times], ...], e.g. [[[flash], 12]]")
+        kinds, times = entry
+        if times == "all":
+            if not isinstance(num_layers, int) or num_layers % len(kinds):
+                raise ValueError(f"'all' repeats {len(kinds)} kinds, which does not divide num_layers {num_layers}")
+            times = num_layers // len(kinds)
+        if not isinstance(times, int) or isinstance(times, bool) or times < 1:
+            raise ValueError(f"{times!r} is no number of repetitions: write a whole number or 'all'")
+        flat += [str(kind).lower() for kind in kinds] * times
+    return flat
+
+
+def _normalize(values: Mapping[str, Any], problems: list[KeyProblem]) -> dict[str, Any]:
+    """GPT-NeoX's looser spellings: choices in any case, absent as ``None``, nested attention patterns."""
+    normal: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in KEYS:
+            continue
+        field = SECTIONS[KEYS[key]].model_fields[key]
+        if value is None:
+            if not field.is_required() and field.get_default(call_default_factory=True) is not None:
+                continue
+        elif isinstance(value, str):
+            value = next((choice for choice in _choices(field) if choice.lower() == value.lower()), value)
+        normal[key] = value
+    if "fp16" in normal:
+        normal["fp16"] = read_fp16(normal["fp16"])
+    if normal.get("attention_config") is not None:
+        try:
+            normal["attention_config"] = expand_attention(normal["attention_config"], normal.get("num_layers"))
+        except ValueError as error:
+            problems.append(KeyProblem(key="attention_config", wrong=str(error)))
+            del normal["attention_config"]
+    return normal
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    found: list[str] = []
+    pending = [field.annotation]
+    while pending:
+        annotation = pending.pop()
+        args = getattr(annotation, "__args__", ())
+        found += [arg for arg in args if isinstance(arg, str)]
+        pending += [arg for arg in args if not isinstance(arg, str)]
+    return tuple(found)
+
+
+def _unknown(key: str) -> KeyProblem:
+    near = nearest_key(key)
+    return KeyProblem(key=key, wrong="unknown key", fix=f"did you mean {near}?" if near else "remove it")
+
+
+def _refusal(key: str, value: Any) -> KeyProblem | None:
+    field = SECTIONS[KEYS[key]].model_fields[key]
+    status = status_of(field)
+    if status is Status.RUNTIME:
+        return KeyProblem(key=key, wrong=f"is set by the launcher: {reason_of(field)}", fix="remove it")
+    if status is Status.RETIRED and value != field.get_default(call_default_factory=True):
+        return KeyProblem(key=key, wrong=f"has no effect: {reason_of(field)}", fix="remove it")
+    return None
+
+
+def _problem(section: type[Section], details: ErrorDetails) -> KeyProblem:
+    """Pydantic's error in our words: which key, what it should be, what it was."""
+    location = ".".join(str(part) for part in details["loc"] if not str(part).startswith(("literal[", "tuple[", "constrained-")))
+    kind, value = details["type"], details["input"]
+    if kind == "missing":
+        return KeyProblem(key=location, wrong="is required and absent", fix=f"add {location}: {_example(section, location)}")
+    if kind == "extra_forbidden":
+        return KeyProblem(key=location, wrong="unknown key", fix="remove it")
+    if kind == "value_error":
+        return KeyProblem(key=location or _first_word(str(details["ctx"]["error"])), wrong=str(details["ctx"]["error"]))
+    expected = _EXPECTED.get(kind)
+    if expected is None:
+        text = details["msg"]
+        return KeyProblem(key=location, wrong=f"{text[0].lower()}{text[1:]}, got {_shown(value)}")
+    return KeyProblem(key=location, wrong=f"expected {expected}, got {_shown(value)}", fix=_text_trap(kind, value))
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "dict_type": "a section (key: value)",
+    "model_type": "a section (key: value)",
+    "list_type": "a list",
+    "tuple_type": "a list",
+}
+
+
+def _text_trap(kind: str, value: Any) -> str:
+    """YAML 1.1 reads some numbers as text."""
+    if kind in ("float_type", "int_type") and isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return ""
+        mantissa = value if "e" not in value.lower() else f"{value.lower().split('e')[0]}.0e{value.lower().split('e')[1]}"
+        written = mantissa if kind == "float_type" else f"{int(number)}"
+        return f"YAML 1.1 reads {value} as text; write {written}"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"the text {value!r}" if isinstance(value, str) else repr(value)
+
+
+def _example(section: type[Section], key: str) -> str:
+    field = section.model_fields.get(key)
+    return {int: "<number>", float: "<number>"}.get(field.annotation, "<value>") if field is not None else "<value>"  # type: ignore[arg-type]
+
+
+def _first_word(message: str) -> str:
+    return next((word.strip(":,") for word in message.split() if word.strip(":,").split(".")[0] in KEYS), message.split()[0])
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.model_dump() if isinstance(value, BaseModel) else value for key, value in values.items()}
