@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
-from model.config.keys import Section, live, planned
+from model.config.keys import Section, live, planned, retired
 
 AttentionKind = Literal[
     "global", "local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer", "gmlp", "amlp", "flash", "rwkv", "mamba"
@@ -32,6 +32,8 @@ class Parallelism(Section):
     pipe_parallel_size: int = live(
         0, ge=0, trains=(0, 1), doc="Pipeline stages; 0 and 1 both mean that every GPU holds all layers."
     )
+    pipe_partition_method: str = planned("type:transformer|mlp", doc="How layers are dealt to stages: type:REGEX, parameters, uniform.")
+    sequence_parallel: bool = planned(False, doc="Norms and dropouts work on a share of the sequence under tensor parallelism.")
 
 
 class Architecture(Section):
@@ -43,24 +45,43 @@ class Architecture(Section):
     seq_length: int = live(ge=1, doc="Tokens in a training sequence.")
     max_position_embeddings: int = live(ge=1, doc="Longest sequence the positions can name; at least seq_length.")
     intermediate_size: int | None = live(None, ge=1, doc="Width of the MLP; 4 x hidden_size when absent.")
+    expansion_factor: float | None = planned(None, gt=0, doc="Width of the MLP as a multiple of hidden_size.")
+    mlp_multiple_of: int = planned(1, ge=1, doc="The width of a gated MLP is rounded up to a multiple of this.")
+    num_kv_heads: int | None = planned(None, ge=1, doc="Key-value heads (GQA); as many as attention heads when absent.")
+    sliding_window_width: int | None = planned(None, ge=1, doc="Each token sees this many before it.")
     norm: Literal["layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"] = live(
         "layernorm", trains=("layernorm",), doc="Normalization of every sub-layer's input."
     )
     layernorm_epsilon: float = live(1e-5, gt=0, doc="Added to the variance in LayerNorm.")
+    rms_norm_epsilon: float = planned(1e-8, gt=0, doc="Added to the mean square in RMSNorm.")
+    scalenorm_epsilon: float = planned(1e-8, gt=0, doc="Added to the norm in ScaleNorm.")
+    use_bias_in_norms: bool = planned(True, doc="LayerNorm has a bias.")
+    use_qk_layernorm: bool = planned(False, doc="Normalize queries and keys.")
+    rmsnorm_fusion: bool = planned(False, doc="Fused RMSNorm kernel.")
     layernorm_fusion: bool = live(False, trains=(False,), doc="Fused LayerNorm kernel instead of torch's.")
     pos_emb: Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"] = live(
         "learned", trains=("rotary", "none"), doc="Position encoding."
     )
     rotary_pct: float = live(1.0, gt=0, le=1, doc="Share of each head's dimensions that rotate.")
     rotary_emb_base: int = live(10000, ge=1, doc="Base of the rotary frequencies.")
+    rotary_save_freqs_buffer: bool = planned(False, doc="Rotary frequencies stand in the checkpoint.")
+    rpe_num_buckets: int = planned(32, ge=1, doc="Buckets of T5's relative positions.")
+    rpe_max_distance: int = planned(128, ge=1, doc="Distance from which they share a bucket.")
+    opt_pos_emb_offset: int = planned(0, ge=0, doc="Learned positions start here (2 for OPT).")
     no_weight_tying: bool = live(False, doc="True: the output head has its own matrix.")
     attention_config: tuple[AttentionKind, ...] | None = live(
         None, strict=False, doc="Kind of attention per layer, e.g. [[[flash], 12]] or [[[global], all]]; global when absent."
     )
+    sparsity_config: dict[str, Any] | None = planned(None, doc="Block sizes and patterns of sparse attention.")
     make_vocab_size_divisible_by: int = live(128, ge=1, doc="The vocabulary is padded to a multiple of this x model_parallel_size.")
     activation: Literal[
         "gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"
     ] = live("gelu", trains=("gelu",), doc="Activation of the MLP.")
+    use_flashattn_swiglu: bool = planned(False, doc="SwiGLU by flash-attn.")
+    scaled_masked_softmax_fusion: bool = planned(False, doc="Fused softmax under a mask that is not causal.")
+    fused_kernels_build_path: str | None = planned(None, doc="Where compiled kernels are kept.")
+    apply_query_key_layer_scaling: bool = planned(False, doc="Scores divided by the layer's number, softmax in fp32.")
+    onnx_safe: bool = planned(False, doc="Operations that ONNX can express.")
     scaled_upper_triang_masked_softmax_fusion: bool = live(
         False, doc="Causal attention as one fused operation instead of scores, softmax and product."
     )
@@ -78,6 +99,9 @@ class Architecture(Section):
         "scaled_normal", trains=TRAINED_INITS, doc="Initialization of the two matrices that write to the residual stream."
     )
     init_method_std: float = live(0.02, gt=0, doc="Standard deviation of the normal methods.")
+    use_cpu_initialization: bool = planned(False, doc="Draw initial weights on the CPU.")
+    num_unique_layers: int | None = retired(None, doc="Layers with weights of their own.", why="validated and never read by GPT-NeoX")
+    param_sharing_style: str = retired("grouped", doc="How layers share weights.", why="never read by GPT-NeoX")
     output_layer_parallelism: Literal["column"] = planned("column", doc="How the output head is cut under tensor parallelism.")
     bias_dropout_fusion: bool = live(False, trains=(False,), doc="Bias, dropout and residual addition as one fused kernel.")
 

@@ -31,7 +31,7 @@ class Status(str, Enum):
 class Section(BaseModel):
     """A frozen group of keys.  Strict: the text ``"1"`` is no number; an int is accepted where a float is asked for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 def live(default: Any = ..., *, doc: str, trains: tuple[Any, ...] | None = None, **limits: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from model.config.keys import Section, live, passed, planned
+from model.config.keys import Section, live, passed, planned, retired
 
 OPTIMIZERS = ("adam", "adamw")
 
@@ -45,6 +45,9 @@ class Optimization(Section):
     """The optimizer and what is done to gradients before it."""
 
     optimizer: OptimizerChoice = live(OptimizerChoice(), doc="Optimizer type and parameters; the learning rate stands here.")
+    scheduler: dict[str, Any] | None = planned(None, doc="DeepSpeed's own learning-rate schedule.")
+    use_bnb_optimizer: bool = planned(False, doc="8-bit Adam by bitsandbytes.")
+    clip_grad: float = retired(1.0, doc="Older name of gradient_clipping.", why="write gradient_clipping")
     weight_decay: float = live(0.1, ge=0, doc="Weight decay of matrices; biases and norms have none.")
     gradient_clipping: float = live(1.0, ge=0, doc="Largest norm of the whole gradient; 0 turns clipping off.")
 
@@ -57,6 +60,9 @@ class LearningRate(Section):
     lr_decay_fraction: float | None = live(None, gt=0, le=1, doc="The same as a share of train_iters.")
     min_lr: float = live(0.0, ge=0, doc="The rate never falls below this after warm-up.")
     warmup: float = live(0.01, ge=0, le=1, doc="Share of the decay steps during which the rate rises from 0.")
+
+    override_lr_scheduler: bool = planned(False, doc="This file's schedule wins over the checkpoint's.")
+    use_checkpoint_lr_scheduler: bool = planned(False, doc="The checkpoint's schedule wins over this file's.")
 
     @model_validator(mode="after")
     def _one_length(self) -> LearningRate:
@@ -107,6 +113,39 @@ class DeepSpeed(Section):
     zero_optimization: ZeroOptimization = live(ZeroOptimization(stage=0), doc="ZeRO: what data-parallel ranks share out.")
     steps_per_print: int = passed(10, ge=1, doc="DeepSpeed prints its own line every so many steps.")
     wall_clock_breakdown: bool = passed(False, doc="DeepSpeed times forward, backward and step.")
+    fp16_lm_cross_entropy: bool = planned(False, doc="The loss itself in fp16.")
+    hysteresis: int = retired(2, doc="Older name of fp16.hysteresis.", why="write fp16: {hysteresis: ...}")
+    loss_scale: float | None = retired(None, doc="Older name of fp16.loss_scale.", why="write fp16: {loss_scale: ...}")
+    loss_scale_window: float = retired(1000.0, doc="Older name of fp16.loss_scale_window.", why="write fp16: {loss_scale_window: ...}")
+    min_scale: float = retired(1.0, doc="Older name of fp16.min_loss_scale.", why="write fp16: {min_loss_scale: ...}")
+    zero_reduce_scatter: bool | None = retired(None, doc="A mirror.", why="write zero_optimization: {reduce_scatter: ...}")
+    zero_contiguous_gradients: bool | None = retired(None, doc="A mirror.", why="write zero_optimization: {contiguous_gradients: ...}")
+    zero_reduce_bucket_size: int | None = retired(None, doc="A mirror.", why="write zero_optimization: {reduce_bucket_size: ...}")
+    zero_allgather_bucket_size: int | None = retired(None, doc="A mirror.", why="write zero_optimization: {allgather_bucket_size: ...}")
+    deepspeed: bool = retired(True, doc="Train with DeepSpeed.", why="there is no other engine, as in GPT-NeoX")
+    deepscale: bool = retired(False, doc="Train with DeepScale.", why="never read by GPT-NeoX")
+    deepscale_config: str | None = retired(None, doc="Configuration of DeepScale.", why="never read by GPT-NeoX")
+    amp: dict[str, Any] | None = planned(None, doc="Apex mixed precision.")
+    data_types: dict[str, Any] | None = planned(None, doc="DeepSpeed's data_types, e.g. grad_accum_dtype.")
+    communication_data_type: str | None = planned(None, doc="Data type of gradient reductions.")
+    prescale_gradients: bool = planned(False, doc="Divide gradients before they are reduced.")
+    gradient_predivide_factor: float = planned(1.0, gt=0, doc="By how much, with prescale_gradients.")
+    sparse_gradients: bool = planned(False, doc="Reduce embedding gradients as sparse tensors.")
+    curriculum_learning: dict[str, Any] | None = planned(None, doc="DeepSpeed's sequence-length curriculum.")
+    data_efficiency: dict[str, Any] | None = planned(None, doc="DeepSpeed's data efficiency library.")
+    activation_checkpointing: dict[str, Any] | None = planned(None, doc="DeepSpeed's activation checkpointing section.")
+    sparse_attention: dict[str, Any] | None = planned(None, doc="DeepSpeed's sparse attention section.")
+    elasticity: dict[str, Any] | None = planned(None, doc="DeepSpeed's elasticity section.")
+    compression_training: dict[str, Any] | None = planned(None, doc="DeepSpeed's compression section.")
+    checkpoint: dict[str, Any] | None = planned(None, doc="DeepSpeed's checkpoint section.")
+    autotuning: dict[str, Any] | None = planned(None, doc="DeepSpeed's autotuning section.")
+    flops_profiler: dict[str, Any] | None = planned(None, doc="DeepSpeed's FLOPs profiler.")
+    comms_logger: dict[str, Any] | None = planned(None, doc="DeepSpeed's log of collectives.")
+    tensorboard: dict[str, Any] | None = planned(None, doc="DeepSpeed's own TensorBoard monitor.")
+    wandb: dict[str, Any] | None = planned(None, doc="DeepSpeed's own W&B monitor.")
+    csv_monitor: dict[str, Any] | None = planned(None, doc="DeepSpeed's own CSV monitor.")
+    dump_state: bool = planned(False, doc="DeepSpeed prints its state at start.")
+    deepspeed_extra_args: dict[str, Any] | None = planned(None, doc="Further keys of DeepSpeed's configuration.")
     fp32_allreduce: bool = planned(False, doc="Reduce gradients in fp32.")
 
     @model_validator(mode="after")

@@ -12,9 +12,13 @@ from pydantic_core import ErrorDetails
 
 from model.config.architecture import Architecture, Parallelism
 from model.config.keys import Section, Status, reason_of, status_of, trained_values
+from model.config.launch import Launch, RunTime
 from model.config.layout import BatchSizes, Layout, solve_batch
 from model.config.optimization import DeepSpeed, LearningRate, Optimization, read_fp16
+from model.config.post_training import PostTraining
+from model.config.services import Profiling, Trackers
 from model.config.training import Checkpoints, Data, Generation, Logging, Tokenizer, Training
+from model.config.variants import Experts, MaximalUpdate, Recurrent, TransformerEngine
 
 Precision = Literal["fp32", "fp16", "bfloat16"]
 
@@ -54,6 +58,15 @@ class RunConfig(BaseModel):
     checkpoints: Checkpoints
     logging: Logging
     generation: Generation
+    experts: Experts
+    recurrent: Recurrent
+    transformer_engine: TransformerEngine
+    maximal_update: MaximalUpdate
+    post_training: PostTraining
+    trackers: Trackers
+    profiling: Profiling
+    launch: Launch
+    run_time: RunTime
 
     @classmethod
     def from_keys(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -68,7 +81,7 @@ class RunConfig(BaseModel):
         for name, section in SECTIONS.items():
             given = {key: value for key, value in values.items() if KEYS.get(key) == name}
             try:
-                sections[name] = section.model_validate(given)
+                sections[name] = section.model_validate(given) if given or section in _REQUIRED else section.model_construct()
             except ValidationError as error:
                 problems += [_problem(section, details) for details in error.errors()]
         for key, value in values.items():
@@ -175,6 +188,7 @@ SECTIONS: dict[str, type[Section]] = {name: field.annotation for name, field in 
 
 KEYS: dict[str, str] = {key: name for name, section in SECTIONS.items() for key in section.model_fields}
 """Key -> the section it stands in.  Keys are unique over all sections, as in GPT-NeoX's one namespace."""
+_REQUIRED = {section for section in SECTIONS.values() if any(field.is_required() for field in section.model_fields.values())}
 assert len(KEYS) == sum(len(section.model_fields) for section in SECTIONS.values()), "a key stands in two sections"
 
 
@@ -219,7 +233,7 @@ def _normalize(values: Mapping[str, Any], problems: list[KeyProblem]) -> dict[st
         if key not in KEYS:
             continue
         field = SECTIONS[KEYS[key]].model_fields[key]
-        if value is None:
+        if value is None:  # GPT-NeoX: absent
             if not field.is_required() and field.get_default(call_default_factory=True) is not None:
                 continue
         elif isinstance(value, str):
@@ -255,7 +269,7 @@ def _unknown(key: str) -> KeyProblem:
 def _refusal(key: str, value: Any) -> KeyProblem | None:
     field = SECTIONS[KEYS[key]].model_fields[key]
     status = status_of(field)
-    if status is Status.RUNTIME:
+    if status is Status.RUNTIME and value is not None:
         return KeyProblem(key=key, wrong=f"is set by the launcher: {reason_of(field)}", fix="remove it")
     if status is Status.RETIRED and value != field.get_default(call_default_factory=True):
         return KeyProblem(key=key, wrong=f"has no effect: {reason_of(field)}", fix="remove it")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from model.config.keys import Section, live, planned
+from model.config.keys import Section, live, planned, retired
 
 
 class Tokenizer(Section):
@@ -35,6 +35,13 @@ class Data(Section):
     test_data_weights: tuple[float, ...] | None = live(None, strict=False, doc="Share of each test file.")
     split: str = live("969, 30, 1", doc="Shares of train, valid and test when only data_path is given.")
     data_impl: Literal["infer", "mmap", "cached"] = live("infer", trains=("infer", "mmap"), doc="Format of the token files.")
+    pack_impl: Literal["packed", "pack_until_overflow", "unpacked"] = planned("packed", doc="How documents fill a sample.")
+    allow_chopped: bool = planned(True, doc="Documents longer than a sample are cut.")
+    weight_by_num_documents: bool = planned(False, doc="Shares of the files follow their numbers of documents.")
+    weighted_sampler_alpha: float = planned(1.0, doc="How strongly, with weight_by_num_documents.")
+    use_shared_fs: bool = planned(True, doc="All nodes see the same files.")
+    mmap_warmup: bool = planned(False, doc="Read the token files once at start.")
+    short_seq_prob: float = retired(0.1, doc="Share of shorter samples.", why="never read by GPT-NeoX")
     eod_mask_loss: bool = live(False, doc="No loss on the end-of-document token.")
     num_workers: int = planned(2, ge=0, doc="Loader processes.")
 
@@ -62,6 +69,8 @@ class Training(Section):
     """Steps, evaluation and recomputation."""
 
     train_iters: int | None = live(None, ge=1, doc="Optimizer steps.")
+    train_epochs: int | None = planned(None, ge=1, doc="Passes over the data, instead of train_iters.")
+    iteration: int | None = planned(None, ge=0, doc="Begin from the checkpoint of this step.")
     seed: int = live(1234, ge=0, lt=2**32, doc="Seed of initial weights, data order and dropout.")
     eval_interval: int = live(1000, ge=1, doc="Steps between validations.")
     eval_iters: int = live(100, ge=0, doc="Micro-batch rounds in one validation; 0 turns it off.")
@@ -71,6 +80,14 @@ class Training(Section):
     )
     checkpoint_activations: bool = live(False, doc="Recompute activations in the backward pass.")
     checkpoint_num_layers: int = live(1, ge=1, doc="Blocks between two stored activations.")
+    deepspeed_activation_checkpointing: bool = planned(True, doc="DeepSpeed's activation checkpointing instead of torch's.")
+    partition_activations: bool = planned(False, doc="Stored activations are shared out over tensor-parallel ranks.")
+    contiguous_checkpointing: bool = planned(False, doc="Stored activations lie in one buffer.")
+    checkpoint_in_cpu: bool = planned(False, doc="Stored activations go to the CPU.")
+    synchronize_each_layer: bool = planned(False, doc="Wait for the GPU after each layer.")
+    profile_backward: bool = planned(False, doc="Time the backward pass of stored activations.")
+    adlr_autoresume: bool = retired(False, doc="A cluster's resume hook.", why="never read by GPT-NeoX")
+    adlr_autoresume_interval: int = retired(1000, doc="How often it is asked.", why="never read by GPT-NeoX")
 
 
 class Checkpoints(Section):
@@ -84,6 +101,13 @@ class Checkpoints(Section):
     keep_last_n_checkpoints: int | None = live(None, ge=1, doc="Older checkpoints are removed.")
     finetune: bool = live(False, doc="Begin at step 0 with the loaded weights and a fresh optimizer.")
     no_load_optim: bool = live(False, doc="Load the weights and the step, not the optimizer's moments.")
+
+    no_save_optim: bool = retired(False, doc="Save weights only.", why="never read by GPT-NeoX")
+    no_save_rng: bool = planned(False, doc="Do not save random states.")
+    no_load_rng: bool = planned(False, doc="Do not load random states.")
+    checkpoint_validation_with_forward_pass: bool = planned(False, doc="Save logits beside the weights and compare them on load.")
+    s3_path: str | None = planned(None, doc="Bucket that checkpoints are copied to.")
+    s3_chunk_size: int = planned(104857600, ge=1, doc="Bytes of a part of such a copy.")
 
     @model_validator(mode="after")
     def _when(self) -> Checkpoints:
@@ -118,4 +142,9 @@ class Generation(Section):
     num_samples: int = live(1, ge=1, doc="Samples to generate (per prompt).")
     sample_input_file: str | None = live(None, doc="Prompts, one a line.")
     sample_output_file: str = live("samples.txt", doc="Samples as JSON lines; a relative path lies in the run directory.")
+    prompt_end: str = planned("\n", doc="Ends an interactive prompt.")
+    return_logits: bool = planned(False, doc="Write the logits beside the text.")
+    precompute_model_name: str | None = planned(None, doc="Suffix of precomputed log-probabilities.")
+    eval_tasks: tuple[str, ...] | None = planned(None, strict=False, doc="Tasks of the evaluation harness.")
+    eval_results_prefix: str = planned("", doc="Start of the evaluation's file names.")
     recompute: bool = live(False, doc="Compute the whole sequence for every token instead of using the key-value cache.")
