@@ -131,7 +131,8 @@ class Architecture(Section):
     @property
     def attention_kinds(self) -> tuple[AttentionKind, ...]:
         """The kind of attention of each layer."""
-        return self.attention_config or ("global",) * self.num_layers
+        default: AttentionKind = "global"
+        return self.attention_config or (default,) * self.num_layers
 
     @property
     def rotary_dims(self) -> int:

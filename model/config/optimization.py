@@ -14,10 +14,10 @@ OPTIMIZERS = ("adam", "adamw")
 class OptimizerParams(Section):
     """``optimizer.params``: PyTorch's names."""
 
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="Decay of the two moments.")
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
-    adam_w_mode: bool = Field(True, description="Decoupled weight decay (AdamW); false adds it to the gradient (Adam, L2).")
+    lr: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False, description="Decay of the two moments.")
+    eps: float = Field(default=1e-8, gt=0, description="Added to the root of the second moment.")
+    adam_w_mode: bool = Field(default=True, description="Decoupled weight decay (AdamW); false adds it to the gradient (Adam, L2).")
 
     @field_validator("betas")
     @classmethod
@@ -30,8 +30,8 @@ class OptimizerParams(Section):
 class OptimizerChoice(Section):
     """``optimizer``: which one, and its parameters."""
 
-    type: str = Field("Adam", description="Adam or AdamW; both decouple weight decay, as GPT-NeoX's fused Adam does.")
-    params: OptimizerParams = Field(default_factory=OptimizerParams)
+    type: str = Field(default="adam", description="Adam or AdamW; both decouple weight decay, as GPT-NeoX's fused Adam does.")
+    params: OptimizerParams = OptimizerParams()
 
     @field_validator("type")
     @classmethod

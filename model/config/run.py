@@ -89,7 +89,7 @@ class RunConfig(BaseModel):
                 problems.append(refusal)
         if problems:
             raise ConfigError(tuple(problems))
-        return cls.model_construct(**sections)  # every section has just been validated
+        return cls.model_construct(None, **sections)  # every section has just been validated
 
     def keys(self) -> dict[str, Any]:
         """The flat namespace: every key with its value."""

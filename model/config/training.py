@@ -113,10 +113,10 @@ class Checkpoints(Section):
     def _when(self) -> Checkpoints:
         if self.save is not None and self.checkpoint_factor is None and not self.extra_save_iters:
             raise ValueError("save without checkpoint_factor or extra_save_iters: say when to save, e.g. checkpoint_factor: 1000")
-        if self.checkpoint_scale == "linear" and isinstance(self.checkpoint_factor, float):
-            if self.checkpoint_factor != int(self.checkpoint_factor):
-                raise ValueError(f"checkpoint_factor {self.checkpoint_factor} with checkpoint_scale linear must be a whole number")
-        if self.checkpoint_scale == "log" and self.checkpoint_factor is not None and self.checkpoint_factor <= 1:
+        factor = self.checkpoint_factor
+        if self.checkpoint_scale == "linear" and factor is not None and factor != int(factor):
+            raise ValueError(f"checkpoint_factor {factor} with checkpoint_scale linear must be a whole number")
+        if self.checkpoint_scale == "log" and factor is not None and factor <= 1:
             raise ValueError("checkpoint_scale log needs a checkpoint_factor above 1")
         return self
 
