@@ -1,0 +1,186 @@
+"""Starts and stops other programs; with ``transport.py`` the only module of the control plane that does.
+
+Changes when the way in which a program is started, waited for or stopped does.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neox_hpc.errors import Failure, Problem, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a program said."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+
+class NoAnswer(Failure):
+    """A program that hangs.  What it was asked to do may have happened or not."""
+
+
+def ask(argv: Sequence[str], *, timeout_s: float, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Answer:
+    """Run a program to its end, whatever its exit status.
+
+    Raises:
+        UserError: there is no such program.
+        NoAnswer: it did not end within ``timeout_s``; it and its children are killed.
+    """
+    process = _start(argv, environ=environ, cwd=cwd)
+    try:
+        stdout, stderr = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        raise NoAnswer(f"{shlex.join(argv)}: gave no answer within {timeout_s:g} s\n  fix: try again later") from None
+    except BaseException:  # Ctrl-C: the program is in a session of its own and would go on
+        _kill(process)
+        raise
+    return Answer(argv=tuple(argv), status=process.returncode, stdout=stdout, stderr=stderr)
+
+
+def run(argv: Sequence[str], *, timeout_s: float, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+    """Run a program that must succeed, and return what it printed.
+
+    Raises:
+        UserError: there is no such program, or it refused: with its command and its own words.
+        NoAnswer: it hangs.
+    """
+    answer = ask(argv, timeout_s=timeout_s, environ=environ, cwd=cwd)
+    if answer.status != 0:
+        words = (answer.stderr.strip() or answer.stdout.strip() or "it said nothing").replace("\n", "\n  ")
+        raise UserError(Problem(where=shlex.join(argv), wrong=f"{_ending(answer.status)}: {words}"))
+    return answer.stdout
+
+
+def show(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
+    """Run a program on the user's terminal and return its exit status (128 + signal, as shells count)."""
+    process = _popen(argv, env=_copy(environ), cwd=cwd)
+    while True:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:  # the terminal has sent it to the program too, which decides
+            continue
+        return status if status >= 0 else 128 - status
+
+
+# Processes that outlive us: the "scheduler" of the local site ----------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessId:
+    """A process of this machine: its number, and when it started, so that a recycled number is another process."""
+
+    pid: int
+    started: int
+    """Clock ticks since boot (/proc/PID/stat, field 22); 0 where there is no /proc."""
+
+    def __str__(self) -> str:
+        return f"{self.pid}.{self.started}"
+
+    @classmethod
+    def parse(cls, text: str) -> ProcessId:
+        """From its text."""
+        pid, _, started = text.partition(".")
+        return cls(pid=int(pid), started=int(started or 0))
+
+
+def start_detached(argv: Sequence[str], *, log: Path, cwd: Path, environ: Mapping[str, str] | None = None) -> ProcessId:
+    """Start a program in a session of its own, its output appended to ``log``; it lives on when we end."""
+    with log.open("ab") as output:
+        process = _popen(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=_copy(environ), cwd=cwd
+        )
+    stat = _read_stat(process.pid)
+    process.returncode = 0  # it is not ours to wait for
+    return ProcessId(pid=process.pid, started=stat.started if stat is not None else 0)
+
+
+def is_alive(process: ProcessId) -> bool:
+    """Whether this very process runs (a zombie does not)."""
+    stat = _read_stat(process.pid)
+    if stat is not None:
+        return stat.started == process.started and stat.state not in "ZX"
+    return not Path("/proc/self").exists() and _signal(os.kill, process.pid, 0)
+
+
+def end_group(process: ProcessId, *, grace_s: float) -> bool:
+    """Stop a detached program and its children: TERM, and KILL after ``grace_s``.  False when it had already ended."""
+    if not is_alive(process):
+        return False
+    _signal(os.killpg, process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while is_alive(process) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _signal(os.killpg, process.pid, signal.SIGKILL)  # what outlived its leader, too
+    return True
+
+
+@dataclass(frozen=True)
+class _Stat:
+    state: str
+    started: int
+
+
+def _read_stat(pid: int) -> _Stat | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # the name before ")" may hold spaces
+    except OSError:
+        return None
+    return _Stat(state=fields[0], started=int(fields[19]))
+
+
+def _signal(send: Callable[[int, int], None], target: int, number: int) -> bool:
+    try:
+        send(target, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _start(argv: Sequence[str], *, environ: Mapping[str, str] | None, cwd: Path | None) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return _popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True, env=_copy(environ), cwd=cwd)
+
+
+def _popen(argv: Sequence[str], **options: object) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(list(argv), text=True, errors="replace", **options)  # type: ignore[call-overload, no-any-return]
+    except FileNotFoundError as error:
+        raise UserError(_absent(argv[0], options.get("cwd"))) from error
+    except PermissionError as error:
+        raise UserError(Problem(where=argv[0], wrong="may not be executed here", fix=f"ls -l {shlex.quote(argv[0])}")) from error
+
+
+def _absent(program: str, cwd: object) -> Problem:
+    if cwd is not None and not Path(str(cwd)).is_dir():
+        return Problem(where=str(cwd), wrong="there is no such directory")
+    fix = "run this where it is (a login node), load its module, or choose another --site"
+    return Problem(where=program, wrong="there is no such program on PATH", fix=fix)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    _signal(os.killpg, process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _copy(environ: Mapping[str, str] | None) -> dict[str, str] | None:
+    return None if environ is None else dict(environ)
+
+
+def _ending(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
