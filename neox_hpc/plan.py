@@ -1,0 +1,397 @@
+"""A configuration, a site, a request and facts make a plan: every decision, and every check across them.  Reads nothing.
+
+All problems are found at once; a plan exists unless something is wrong on every machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os.path
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from neox_hpc.containers import CONTAINERS
+from neox_hpc.errors import Problem
+from neox_hpc.launchers import Step
+from neox_hpc.probe import Facts
+from neox_hpc.run_paths import inputs, with_absolute_paths
+from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.settings import Loaded
+from neox_hpc.site import EnvValue, NodeBin, Queue, Site, show_walltime
+from neox_hpc.vocabulary import BatchSizes, Layout, Origin, RunConfig, RunFile
+
+MISSING_ACCOUNT = "MISSING_ACCOUNT"
+MISSING_PYTHON = "/MISSING_PYTHON"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for on the command line, and what step 1 read of the user's surroundings."""
+
+    name: str
+    run_dir: str
+    """Absolute; chosen before planning, so that a dry run and the submit after it give the same bytes."""
+    cwd: str
+    """Directory of the submit command."""
+    user: str = ""
+    git_commit: str = ""
+    neox_hpc: str = ""
+    """Version."""
+    nodes: int | None = None
+    walltime_s: int | None = None
+    account: str | None = None
+    queue: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A job, decided: ``render`` writes it down and decides nothing."""
+
+    name: str
+    run_dir: str
+    site: Site
+    """With the facts of this machine filled in, where the site is this machine."""
+    nodes: int
+    ranks_per_node: int
+    gpus_per_node: int
+    cores_per_rank: int | None
+    layout: Layout
+    batch: BatchSizes
+    account: str | None
+    queue: str | None
+    walltime_s: int | None
+    directives: tuple[str, ...]
+    """The site's and the queue's own."""
+    env: tuple[tuple[str, EnvValue], ...]
+    step: Step
+    """The training's parallel start."""
+    run: RunFile
+
+    @property
+    def device(self) -> Literal["cpu", "gpu"]:
+        """What the ranks compute on."""
+        return "gpu" if self.gpus_per_node else "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """The result of planning."""
+
+    plan: Plan | None
+    """Absent when something is wrong anywhere."""
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was decided without being asked, and why; what could not be checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A value, and the reason to show; or the problem that prevents it."""
+
+    value: int | None = None
+    reason: str = ""
+    problem: Problem | None = None
+
+
+def run_name(name: str | None, config_files: tuple[str, ...]) -> str:
+    """``--name``, else the first configuration file's name without its ending."""
+    return name or (os.path.splitext(os.path.basename(config_files[0]))[0] if config_files else "run")
+
+
+def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Planned:
+    """Decide everything about a job, and check it.
+
+    Problems that hold anywhere leave no plan; the others (account, software, data) leave a plan whose script can be shown.
+    """
+    site, gpu_ids = with_machine(site, facts)
+    problems = [*_check_words(site, request), *_check_inputs(loaded, request, facts), *_check_software(site, facts)]
+    problems += [Problem(loaded.where(p.key), p.wrong, p.fix, "untrained") for p in loaded.config.untrained()]
+    ranks = site.node.ranks
+    if ranks is None:
+        problems.append(_missing(site, "node.gpus", "the GPUs of a node", "4"))
+        return Planned(plan=None, problems=tuple(problems))
+    nodes = choose_nodes(loaded, site, request, ranks)
+    queue = _choose_queue(site, request)
+    walltime = choose_walltime(site, queue, request, nodes.value or 1)
+    problems += [decision.problem for decision in (nodes, walltime) if decision.problem is not None]
+    problems += _check_model(loaded, site)
+    layout, batch, wrong = _solve(loaded, site, (nodes.value or 1) * ranks)
+    problems += wrong
+    notes = [decision.reason for decision in (nodes, walltime) if decision.reason] + _unknown_notes(site, loaded, request, facts)
+    if layout is None or batch is None or nodes.value is None or any(problem.kind == "anywhere" for problem in problems):
+        return Planned(plan=None, problems=tuple(problems), notes=tuple(notes))
+    plan = _assemble(loaded, site, request, nodes.value, ranks, layout, batch, queue, walltime.value, gpu_ids)
+    return Planned(plan=plan, problems=tuple(problems), notes=tuple(notes))
+
+
+def with_machine(site: Site, facts: Facts) -> tuple[Site, tuple[str, ...]]:
+    """The site with this machine's facts where it is this machine and they are not given; and the devices that its ranks use."""
+    if not site.here:
+        return site, ()
+    machine, node = facts.machine, site.node
+    gpus = len(machine.gpu_ids) if node.gpus is None else node.gpus
+    filled = {
+        "gpus": gpus,
+        "accelerator": node.accelerator or (machine.accelerator if gpus else "cpu"),
+        "cores": node.cores or machine.cores,
+        "memory_gib": node.memory_gib or machine.memory_gib,
+    }
+    software = site.software.model_copy(update={"python": site.software.python or machine.python})
+    site = site.model_copy(update={"node": node.model_copy(update=filled), "software": software})
+    return site, machine.gpu_ids[:gpus]
+
+
+# Decisions -------------------------------------------------------------------------------------------------------------
+
+
+def choose_nodes(loaded: Loaded, site: Site, request: Request, ranks: int) -> Decision:
+    """``--nodes``, else num_nodes, else solved from the batch equation, else the fewest that hold the model's cut."""
+    config = loaded.config
+    if request.nodes is not None:
+        decision = Decision(value=request.nodes)
+        where = "--nodes"
+    elif config.launch.num_nodes > 0:
+        decision = Decision(value=config.launch.num_nodes, reason=f"nodes: {config.launch.num_nodes}, from num_nodes")
+        where = loaded.where("num_nodes")
+    else:
+        decision = Decision(value=1) if site.max_nodes == 1 else _solve_nodes(loaded, ranks)
+        where = loaded.where("train_batch_size") if config.deepspeed.train_batch_size else loaded.where("model_parallel_size")
+    if decision.value is not None and site.max_nodes is not None and decision.value > site.max_nodes:
+        wrong = f"{decision.value} nodes, and {site.name} gives a job at most {site.max_nodes}"
+        return Decision(problem=Problem(where, wrong, f"ask for at most {site.max_nodes}, or choose another site"))
+    if decision.value is not None and decision.value < 1:
+        return Decision(problem=Problem(where, f"{decision.value} nodes", "ask for at least 1"))
+    return decision
+
+
+def _solve_nodes(loaded: Loaded, ranks: int) -> Decision:
+    deepspeed, cell = loaded.config.deepspeed, _cell(loaded.config)
+    train, micro = deepspeed.train_batch_size, deepspeed.train_micro_batch_size_per_gpu
+    accumulation = deepspeed.gradient_accumulation_steps
+    if not (train and micro and accumulation):
+        nodes = cell // math.gcd(cell, ranks)
+        return Decision(value=nodes, reason=f"nodes: {nodes}, the fewest whose {ranks} ranks each hold {_cut(loaded.config)} whole")
+    world, rest = divmod(train * cell, micro * accumulation)
+    product = f"train_batch_size {train} / (micro {micro} x accumulation {accumulation}) x {_cut(loaded.config)}"
+    if rest or world == 0 or world % ranks:
+        wrong = f"{product} = {train * cell / (micro * accumulation):g} ranks, which do not fill nodes of {ranks}"
+        fix = f"make train_batch_size a multiple of {micro * accumulation * ranks // math.gcd(ranks, cell)}, or give --nodes"
+        return Decision(problem=Problem(loaded.where("train_batch_size"), wrong, fix))
+    return Decision(value=world // ranks, reason=f"nodes: {world // ranks}, from {product} = {world} ranks")
+
+
+def _choose_queue(site: Site, request: Request) -> str | None:
+    return request.queue or site.default_queue
+
+
+def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int) -> Decision:
+    """``--time``, else the queue's limit for that many nodes, else none: the queue's own default."""
+    if "walltime" not in SCHEDULERS[site.scheduler].takes:
+        return Decision()
+    known = _queue(site, queue)
+    if known is None or not known.bins:
+        reason = "" if request.walltime_s else "walltime: not given and no limit known, so the queue's own default; --time 2h sets it"
+        return Decision(value=request.walltime_s, reason=reason)
+    limit = next((node_bin for node_bin in known.bins if node_bin.min_nodes <= nodes <= node_bin.max_nodes), None)
+    if limit is None:
+        fix = f"it takes {_ranges(known.bins)}: change --nodes or --queue"
+        return Decision(problem=Problem("--nodes", f"queue {queue} takes no job of {nodes} nodes", fix))
+    if request.walltime_s is not None and request.walltime_s > limit.walltime:
+        wrong = f"{show_walltime(request.walltime_s)} is beyond the {show_walltime(limit.walltime)} of queue {queue} for {nodes} nodes"
+        return Decision(problem=Problem("--time", wrong, f"write --time {show_walltime(limit.walltime)} or less"))
+    if request.walltime_s is not None:
+        return Decision(value=request.walltime_s)
+    return Decision(value=limit.walltime, reason=f"walltime: {show_walltime(limit.walltime)}, the limit of queue {queue} for {nodes} nodes")
+
+
+def _solve(loaded: Loaded, site: Site, world: int) -> tuple[Layout | None, BatchSizes | None, list[Problem]]:
+    try:
+        layout = loaded.config.layout(world)
+    except ValueError as error:
+        cell = _cell(loaded.config)
+        fix = f"{_cut(loaded.config)} needs a multiple of {cell} ranks and {site.name} gives {world}: take more nodes or a larger site"
+        return None, None, [Problem(loaded.where("model_parallel_size"), str(error).partition(": ")[0], fix)]
+    try:
+        return layout, loaded.config.batch_sizes(layout), []
+    except ValueError as error:
+        given = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+        key = next((key for key in given if key in loaded.places), given[1])
+        wrong, _, fix = str(error).partition(": ")
+        return layout, None, [Problem(loaded.where(key), wrong, fix or "change one of them, or --nodes")]
+
+
+# Checks ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_words(site: Site, request: Request) -> Iterator[Problem]:
+    """Values of directives are not shell: each must fit the scheduler's pattern."""
+    scheduler = SCHEDULERS[site.scheduler]
+    asked = {"account": request.account, "queue": request.queue, "walltime": request.walltime_s}
+    for fact, option in (("account", "--account"), ("queue", "--queue"), ("walltime", "--time")):
+        if asked[fact] is not None and fact not in scheduler.takes:
+            yield Problem(option, f"{site.name} has no scheduler that takes one", "remove it")
+    words = [("--name", request.name, scheduler.name), ("--output-dir", request.run_dir, scheduler.path)]
+    if "account" in scheduler.takes:
+        words += [("--account", request.account or "x", scheduler.account), ("--queue", request.queue or "x", scheduler.account)]
+    for option, text, pattern in words:
+        if not pattern.allows(text):
+            yield Problem(option, f"{text!r} does not fit {site.scheduler}", f"use {pattern.words}")
+    if site.needs_account and not request.account:
+        yield Problem("--account", f"{site.name} charges every job to an account and none is given", "write --account NAME", "here")
+    if request.queue and site.queues is not None and request.queue not in site.queues and "queue" in scheduler.takes:
+        near = difflib.get_close_matches(request.queue, site.queues, n=1)
+        known = f"did you mean {near[0]}?" if near else f"known: {', '.join(site.queues)}"
+        yield Problem("--queue", f"{site.name} has no queue {request.queue!r}", known)
+
+
+def _check_inputs(loaded: Loaded, request: Request, facts: Facts) -> Iterator[Problem]:
+    data = loaded.config.data
+    if data.data_path is None and data.train_data_paths is None:
+        fix = "write data_path: PREFIX (of PREFIX.bin and PREFIX.idx) or train_data_paths: [PREFIX, …]"
+        yield Problem(loaded.where("data_path"), "no training data is given", fix, "here")
+    for path in inputs(loaded.config, request.cwd):
+        absent = [file for file in path.files if facts.exists.get(file) is False]
+        if absent:
+            wrong = f"no such file here: {', '.join(absent)}"
+            yield Problem(loaded.where(path.key), wrong, f"a relative path counts from {request.cwd}; make the file, or correct it", "here")
+
+
+def _check_software(site: Site, facts: Facts) -> Iterator[Problem]:
+    python = site.software.python
+    if python is None:
+        yield _missing(site, "software.python", "the Python of the environment with torch and DeepSpeed", "/path/to/env/bin/python", "here")
+    elif facts.exists.get(python) is False:
+        yield Problem(f"{site.file}  software.python", f"no such file here: {python}", "write --site-set software.python=/path", "here")
+
+
+def _check_model(loaded: Loaded, site: Site) -> Iterator[Problem]:
+    config = loaded.config
+    tensor, pipe = config.parallelism.model_parallel_size, max(1, config.parallelism.pipe_parallel_size)
+    shape = config.architecture
+    for key, size in (("num_attention_heads", shape.num_attention_heads), ("intermediate_size", shape.ffn_size)):
+        if size % tensor:
+            fix = f"write a multiple of {tensor}, or another model_parallel_size"
+            yield Problem(loaded.where(key), f"{key} {size} cannot be cut over model_parallel_size {tensor}", fix)
+    if pipe > shape.num_layers:
+        wrong = f"{pipe} pipeline stages for {shape.num_layers} layers"
+        yield Problem(loaded.where("pipe_parallel_size"), wrong, f"write at most {shape.num_layers}")
+    if pipe > 1 and config.zero_stage > 1:
+        wrong = f"ZeRO stage {config.zero_stage} cannot be combined with {pipe} pipeline stages: gradients of all micro-batches must stay whole"
+        yield Problem(loaded.where("zero_optimization.stage"), wrong, "write stage: 1, or pipe_parallel_size: 1")
+    if config.precision == "fp16" and site.node.gpus == 0:
+        where = loaded.where("fp16" if "fp16" in loaded.places else "precision")
+        yield Problem(where, f"fp16 needs GPUs, and a node of {site.name} has none", "write precision: bfloat16")
+
+
+def _unknown_notes(site: Site, loaded: Loaded, request: Request, facts: Facts) -> list[str]:
+    notes = []
+    if site.node.cores is None:
+        notes.append(f"cores: node.cores of {site.name} is not known, so a rank gets the scheduler's default (often one core)")
+    unseen = [path.key for path in inputs(loaded.config, request.cwd) if any(file not in facts.exists for file in path.files)]
+    if unseen:
+        notes.append(f"not checked, cannot be seen from here: {', '.join(unseen)}")
+    return notes
+
+
+def _missing(site: Site, fact: str, what: str, example: str, kind: Literal["anywhere", "here"] = "anywhere") -> Problem:
+    fix = f"--site-set {fact}={example}, or a site file of your own; {site.file} says how to find it"
+    return Problem(f"{site.file}  {fact}", f"{what} is not known for the site {site.name}", fix, kind)
+
+
+# Assembly --------------------------------------------------------------------------------------------------------------
+
+
+def _assemble(
+    loaded: Loaded,
+    site: Site,
+    request: Request,
+    nodes: int,
+    ranks: int,
+    layout: Layout,
+    batch: BatchSizes,
+    queue: str | None,
+    walltime_s: int | None,
+    gpu_ids: tuple[str, ...],
+) -> Plan:
+    gpus = site.node.gpus or 0
+    cores = max(1, site.node.cores // ranks) if site.node.cores is not None else None
+    known = _queue(site, queue)
+    step = Step(
+        nodes=nodes,
+        ranks_per_node=ranks,
+        cores_per_rank=cores,
+        cpu_masks=site.node.cpu_masks,
+        gpu_ids=gpu_ids,
+        launcher_args=site.launcher_args,
+        container=CONTAINERS[site.container](),
+        python=site.software.python or MISSING_PYTHON,
+        module="model.train",
+        module_args=(f"{request.run_dir}/run.json",),
+    )
+    return Plan(
+        name=request.name,
+        run_dir=request.run_dir,
+        site=site,
+        nodes=nodes,
+        ranks_per_node=ranks,
+        gpus_per_node=gpus,
+        cores_per_rank=cores,
+        layout=layout,
+        batch=batch,
+        account=request.account or (MISSING_ACCOUNT if site.needs_account else None),
+        queue=queue,
+        walltime_s=walltime_s,
+        directives=(*site.directives, *(known.directives if known else ())),
+        env=_env(site, nodes, gpus, cores),
+        step=step,
+        run=_run_file(loaded, site, request, layout.world_size, "gpu" if gpus else "cpu"),
+    )
+
+
+def _env(site: Site, nodes: int, gpus: int, cores: int | None) -> tuple[tuple[str, EnvValue], ...]:
+    """The job's variables: ours, then the site's over them, for this node count."""
+    chosen: dict[str, EnvValue] = {}
+    if cores is not None:
+        chosen["OMP_NUM_THREADS"] = EnvValue(value=str(cores))
+    if site.network.interface is not None:
+        for name in ("GLOO_SOCKET_IFNAME", *(("NCCL_SOCKET_IFNAME",) if gpus else ())):
+            chosen[name] = EnvValue(value=site.network.interface)
+    for name, values in site.env.items():
+        for value in values:
+            if value.applies(nodes):
+                chosen[name] = value
+    return tuple(chosen.items())
+
+
+def _run_file(loaded: Loaded, site: Site, request: Request, world: int, device: Literal["cpu", "gpu"]) -> RunFile:
+    return RunFile(
+        name=request.name,
+        world_size=world,
+        device=device,
+        config=with_absolute_paths(loaded.config, cwd=request.cwd, run_dir=request.run_dir),
+        origin=Origin(
+            neox_hpc=request.neox_hpc,
+            site=site.name,
+            user=request.user,
+            git_commit=request.git_commit,
+            config_files=loaded.files,
+        ),
+    )
+
+
+def _queue(site: Site, name: str | None) -> Queue | None:
+    return (site.queues or {}).get(name) if name is not None else None
+
+
+def _cell(config: RunConfig) -> int:
+    return config.parallelism.model_parallel_size * max(1, config.parallelism.pipe_parallel_size)
+
+
+def _cut(config: RunConfig) -> str:
+    return f"tensor {config.parallelism.model_parallel_size} x pipe {max(1, config.parallelism.pipe_parallel_size)}"
+
+
+def _ranges(bins: tuple[NodeBin, ...]) -> str:
+    return ", ".join(f"{node_bin.min_nodes} to {node_bin.max_nodes} nodes" for node_bin in bins)

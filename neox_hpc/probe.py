@@ -1,0 +1,118 @@
+"""Facts about the machine that plans: which paths exist and, for a site that is this machine, its shape.  Reads files only."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from neox_hpc.run_paths import inputs
+from neox_hpc.site import Accelerator, Site
+from neox_hpc.vocabulary import RunConfig
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """This machine's shape; null: cannot be read."""
+
+    accelerator: Accelerator = "cpu"
+    gpu_ids: tuple[str, ...] = ()
+    """The devices that this shell may use, as CUDA_VISIBLE_DEVICES names them."""
+    cores: int | None = None
+    memory_gib: float | None = None
+    python: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What was looked up before planning.  Nothing here: unknown, which is a note and no problem."""
+
+    exists: Mapping[str, bool] = field(default_factory=dict)
+    """Absolute path -> whether it is there; a path that cannot be known is absent."""
+    machine: Machine = Machine()
+    """For a site with ``here: true`` only."""
+
+
+def probe(config: RunConfig, site: Site, *, cwd: Path, environ: Mapping[str, str], root: Path = Path("/")) -> Facts:
+    """Look at the paths of the configuration and, where the site is this machine, at the machine."""
+    wanted = [file for path in inputs(config, str(cwd)) for file in path.files]
+    if site.software.python:
+        wanted.append(site.software.python)
+    exists = {path: found for path in wanted if (found := _exists(path)) is not None}
+    return Facts(exists=exists, machine=read_machine(environ, root) if site.here else Machine())
+
+
+def read_machine(environ: Mapping[str, str], root: Path = Path("/")) -> Machine:
+    """GPUs from /dev and /sys, cores and memory from /proc, both cut to what the control group allows."""
+    nvidia = sum(1 for path in _listed(root / "dev") if re.fullmatch(r"nvidia\d+", path.name))
+    amd = 0 if nvidia else _amd_gpus(root)
+    accelerator: Accelerator = "cuda" if nvidia else "rocm" if amd else "cpu"
+    return Machine(
+        accelerator=accelerator,
+        gpu_ids=_visible(nvidia or amd, environ),
+        cores=_cores(root),
+        memory_gib=_memory_gib(root),
+        python=sys.executable or None,
+    )
+
+
+def _exists(path: str) -> bool | None:
+    try:
+        return Path(path).exists()
+    except OSError:  # no permission on a folder above it
+        return None
+
+
+def _visible(gpus: int, environ: Mapping[str, str]) -> tuple[str, ...]:
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        if gpus and name in environ:
+            return tuple(part.strip() for part in environ[name].split(",") if part.strip() not in ("", "-1"))
+    return tuple(str(index) for index in range(gpus))
+
+
+def _amd_gpus(root: Path) -> int:
+    """KFD lists CPUs as nodes too; those have no SIMD units."""
+    nodes = (_text(node / "properties") for node in _listed(root / "sys/class/kfd/kfd/topology/nodes"))
+    return sum(1 for text in nodes if (found := re.search(r"^simd_count (\d+)", text, re.MULTILINE)) and int(found[1]))
+
+
+def _cores(root: Path) -> int | None:
+    """Logical CPUs that this process may use."""
+    found = re.search(r"^Cpus_allowed_list:\s*(\S+)", _text(root / "proc/self/status"), re.MULTILINE)
+    if found is None:
+        return None
+    cpus = 0
+    for part in found[1].split(","):
+        first, _, last = part.partition("-")
+        cpus += int(last or first) - int(first) + 1
+    quota = _text(root / "sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0] != "max":
+        cpus = min(cpus, max(1, int(quota[0]) // int(quota[1])))
+    return cpus
+
+
+def _memory_gib(root: Path) -> float | None:
+    found = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    if found is None:
+        return None
+    size = int(found[1]) * 1024
+    limit = _text(root / "sys/fs/cgroup/memory.max").strip()
+    return round(min(size, int(limit)) / GIB if limit.isdigit() else size / GIB, 1)
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,106 @@
+"""A plan to the text of its files: the only user of Jinja2.  Same plan, same bytes.
+
+Templates may loop, include and quote; every decision is in the plan.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from neox_hpc.launchers import LAUNCHERS, Shell
+from neox_hpc.plan import Plan
+from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.site import EnvValue
+from neox_hpc.vocabulary import write_run
+
+JobFiles = Mapping[str, str]
+"""Path relative to the run directory -> text: job.sh, run.json, plan.json."""
+
+_EXPANSION = re.compile(r"(\$\{[A-Za-z_][A-Za-z0-9_]*\})")
+
+
+def render(plan: Plan) -> JobFiles:
+    """Every file of the job."""
+    return {"job.sh": render_script(plan), "run.json": write_run(plan.run), "plan.json": render_summary(plan)}
+
+
+def render_script(plan: Plan) -> str:
+    """The batch script."""
+    scheduler = SCHEDULERS[plan.site.scheduler]
+    template = _environment().get_template(scheduler.template)
+    return template.render(
+        plan=plan,
+        site=plan.site,
+        directives=scheduler.directives(plan),
+        launch=LAUNCHERS[plan.site.launcher](plan.step),
+    )
+
+
+def render_summary(plan: Plan) -> str:
+    """plan.json: what ``status`` and ``--watch`` need to know of the job."""
+    summary = {
+        "name": plan.name,
+        "site": plan.site.name,
+        "scheduler": plan.site.scheduler,
+        "launcher": plan.site.launcher,
+        "nodes": plan.nodes,
+        "ranks_per_node": plan.ranks_per_node,
+        "world_size": plan.layout.world_size,
+        "device": plan.device,
+        "layout": {"tensor": plan.layout.tensor, "pipe": plan.layout.pipe, "data": plan.layout.data},
+        "batch": {"train": plan.batch.train, "micro": plan.batch.micro, "accumulation": plan.batch.accumulation},
+        "train_iters": plan.run.config.training.train_iters,
+        "account": plan.account,
+        "queue": plan.queue,
+        "walltime_s": plan.walltime_s,
+    }
+    return json.dumps(summary, indent=1) + "\n"
+
+
+def quote(value: Any) -> str:
+    """One word for a shell: quoted, or left to the job's shell where it is a :class:`Shell` word or an expanding variable."""
+    if isinstance(value, Shell):
+        return f'"{value}"'
+    if isinstance(value, EnvValue):
+        return _expanding(value.value) if value.expand else shlex.quote(value.value)
+    return shlex.quote(str(value))
+
+
+def wrap(words: Iterable[Any], indent: int = 2, width: int = 110) -> str:
+    """A command over several lines, each within the width where its words allow."""
+    lines: list[str] = [""]
+    for word in map(quote, words):
+        room = width - (indent if len(lines) > 1 else 0)
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > room:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return (" \\\n" + " " * indent).join(lines)
+
+
+def _expanding(text: str) -> str:
+    """``${NAME}`` stays for the shell (empty when it is not set); everything else is literal."""
+    parts = [
+        f"${{{part[2:-1]}:-}}" if _EXPANSION.fullmatch(part) else re.sub(r'([\\$`"])', r"\\\1", part)
+        for part in _EXPANSION.split(text)
+    ]
+    return f'"{"".join(parts)}"'
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(str(Path(__file__).parent / "templates")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # shell, not HTML: every value goes through sh
+    )
+    environment.filters |= {"sh": quote, "wrap": wrap}
+    return environment

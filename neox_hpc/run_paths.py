@@ -1,0 +1,72 @@
+"""Which keys are paths, and what a relative one is relative to (DESIGN.md, "Which code runs").
+
+Inputs: the directory of the submit command, GPT-NeoX's rule.  Outputs: the run directory.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from neox_hpc.vocabulary import KEYS, RunConfig
+
+DATA_PREFIXES = ("data_path", *(key for key in KEYS if key.endswith("_data_paths")))
+"""Prefixes of token files: PREFIX.bin and PREFIX.idx."""
+INPUT_FILES = ("vocab_file", "merge_file", "sample_input_file", "base_shapes_file")
+INPUT_FOLDERS = ("load",)
+OUTPUTS = ("save", "sample_output_file", "tensorboard_dir", "log_dir", "memory_profiling_path")
+
+
+@dataclass(frozen=True)
+class InputPath:
+    """A path that must exist before the job starts."""
+
+    key: str
+    """Dotted: ``train_data_paths.0``."""
+    path: str
+    files: tuple[str, ...]
+    """What must be there."""
+
+
+def inputs(config: RunConfig, cwd: str) -> Iterator[InputPath]:
+    """Every input path that the configuration names.  A ``load`` that is the run's own ``save`` need not exist."""
+    values = config.keys()
+    for key in DATA_PREFIXES:
+        for where, prefix in _each(key, values[key]):
+            path = _absolute(prefix, cwd)
+            yield InputPath(where, path, (f"{path}.bin", f"{path}.idx"))
+    for key in (*INPUT_FILES, *INPUT_FOLDERS):
+        if values[key] is not None and not (key == "load" and continues(config)):
+            path = _absolute(values[key], cwd)
+            yield InputPath(key, path, (path,))
+
+
+def continues(config: RunConfig) -> bool:
+    """``load`` written with the same text as ``save`` (GPT-NeoX's idiom): the run's own newest checkpoint, or a fresh start."""
+    return config.checkpoints.load is not None and config.checkpoints.load == config.checkpoints.save
+
+
+def with_absolute_paths(config: RunConfig, *, cwd: str, run_dir: str) -> RunConfig:
+    """The configuration for run.json: every path is absolute."""
+    values = config.keys()
+    bases = dict.fromkeys((*DATA_PREFIXES, *INPUT_FILES, *INPUT_FOLDERS), cwd) | dict.fromkeys(OUTPUTS, run_dir)
+    if continues(config):
+        bases["load"] = run_dir
+    return config.with_keys(**{key: _rebase(values[key], base) for key, base in bases.items() if values[key] is not None})
+
+
+def _rebase(value: Any, base: str) -> Any:
+    return _absolute(value, base) if isinstance(value, str) else tuple(_absolute(path, base) for path in value)
+
+
+def _each(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    else:
+        yield from ((f"{key}.{index}", path) for index, path in enumerate(value or ()))
+
+
+def _absolute(path: str, base: str) -> str:
+    return os.path.normpath(os.path.join(base, path))

@@ -1,0 +1,59 @@
+"""No scheduler: the job runs on this machine, at once, in a session of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neox_hpc.schedulers.interface import JobState, JobStatus, Pattern
+
+if TYPE_CHECKING:
+    from neox_hpc.plan import Plan
+
+_KEPT = {"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"}
+"""What a login would have given the job as well.  LD_LIBRARY_PATH finds the GPU driver's library in some container images; which
+devices a shell was allowed (CUDA_VISIBLE_DEVICES) stands in the launch command."""
+
+_STATES = {"R": JobState.RUNNING, "S": JobState.RUNNING, "D": JobState.RUNNING, "T": JobState.RUNNING, "I": JobState.RUNNING}
+"""ps(1), PROCESS STATE CODES; Z (ended, not yet collected) and X are no running job."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """bash, ps, kill: the job's id is its process id."""
+
+    template: str = "local.sh.j2"
+    takes: frozenset[str] = frozenset()
+    starts_job: bool = False
+    name: Pattern = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+- (at most 64, the first a letter or digit)")
+    account: Pattern = Pattern(r"", "nothing")
+    path: Pattern = Pattern(r"/[^\x00-\x1f\x7f]*", "anything but control characters")
+
+    def directives(self, plan: Plan) -> tuple[str, ...]:
+        return ()
+
+    def submit_argv(self, script: Path) -> list[str]:
+        return ["bash", str(script)]
+
+    def submit_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        return {name: value for name, value in environ.items() if name in _KEPT or name.startswith("LC_")}
+
+    def parse_job_id(self, stdout: str) -> str:
+        if not stdout.strip().isdigit():
+            raise ValueError(f"no process id: {stdout.strip()!r}")
+        return stdout.strip()
+
+    def status_argvs(self, job_id: str) -> list[list[str]]:
+        return [["ps", "-o", "stat=", "-p", job_id]]
+
+    def parse_status(self, stdout: str) -> JobStatus | None:
+        """``None`` once the process is gone: the run's outcome file tells how it ended."""
+        word = stdout.strip()[:1]
+        if word in ("", "Z", "X"):
+            return None
+        return JobStatus(_STATES.get(word, JobState.UNKNOWN), word)
+
+    def cancel_argv(self, job_id: str) -> list[str]:
+        return ["kill", "-TERM", "--", f"-{job_id}"]  # the whole session: job.sh leads its process group

@@ -1,0 +1,125 @@
+"""Slurm's words: directives, commands, states.  Sources: sbatch(1), squeue(1), sacct(1) of 22.05 to 25.11."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neox_hpc.schedulers.interface import JobState, JobStatus, Pattern
+
+if TYPE_CHECKING:
+    from neox_hpc.plan import Plan
+
+STATES = {
+    "PENDING": JobState.PENDING,
+    "CONFIGURING": JobState.PENDING,
+    "REQUEUED": JobState.PENDING,
+    "REQUEUE_HOLD": JobState.PENDING,
+    "REQUEUE_FED": JobState.PENDING,
+    "SPECIAL_EXIT": JobState.PENDING,
+    "RESV_DEL_HOLD": JobState.PENDING,
+    "RUNNING": JobState.RUNNING,
+    "COMPLETING": JobState.RUNNING,
+    "SUSPENDED": JobState.RUNNING,
+    "STOPPED": JobState.RUNNING,
+    "SIGNALING": JobState.RUNNING,
+    "STAGE_OUT": JobState.RUNNING,
+    "RESIZING": JobState.RUNNING,
+    "COMPLETED": JobState.DONE,
+    "CANCELLED": JobState.CANCELLED,
+    "REVOKED": JobState.CANCELLED,
+    "TIMEOUT": JobState.TIMEOUT,
+    "DEADLINE": JobState.TIMEOUT,
+    "FAILED": JobState.FAILED,
+    "NODE_FAIL": JobState.FAILED,
+    "BOOT_FAIL": JobState.FAILED,
+    "LAUNCH_FAILED": JobState.FAILED,
+    "RECONFIG_FAIL": JobState.FAILED,
+    "OUT_OF_MEMORY": JobState.FAILED,
+    "PREEMPTED": JobState.FAILED,
+}
+"""https://slurm.schedmd.com/job_state_codes.html"""
+
+_ID = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?$", re.MULTILINE)
+_EXIT_CODE = re.compile(r"(\d+):(\d+)")
+_OVERRIDES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_")
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """sbatch, squeue, sacct, scancel."""
+
+    template: str = "slurm.sh.j2"
+    takes: frozenset[str] = frozenset({"account", "queue", "walltime", "nodes"})
+    starts_job: bool = True
+    name: Pattern = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+- (at most 64, the first a letter or digit)")
+    account: Pattern = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.,@+-]{0,63}", "letters, digits and _.,@+-")
+    path: Pattern = Pattern(r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in --output a % is a pattern, a \\ ends patterns)")
+
+    def directives(self, plan: Plan) -> tuple[str, ...]:
+        """In the order in which a reader asks: who, how much, how long, where the output goes."""
+        gpus = plan.gpus_per_node
+        gpu_directive = plan.site.gpu_directive if plan.site.gpu_directive is not None else "--gpus-per-node={gpus}"
+        asked = [
+            f"--job-name={plan.name}",
+            plan.account and f"--account={plan.account}",
+            plan.queue and f"--partition={plan.queue}",
+            f"--nodes={plan.nodes}",
+            f"--ntasks-per-node={plan.ranks_per_node}",
+            plan.cores_per_rank and f"--cpus-per-task={plan.cores_per_rank}",
+            gpus and gpu_directive.format(gpus=gpus),
+            plan.walltime_s and f"--time={_clock(plan.walltime_s)}",
+            *plan.directives,
+            f"--output={plan.run_dir}/logs/job.out",
+            "--open-mode=append",
+            # Slurm's default is to run the script again after a node failure; whether that is worth its hours is not ours to guess.
+            "--no-requeue",
+            "--export=NONE",
+        ]
+        return tuple(text for text in asked if text)
+
+    def submit_argv(self, script: Path) -> list[str]:
+        return ["sbatch", "--parsable", str(script)]
+
+    def submit_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """SBATCH_* overrides directives, and an enclosing job's SLURM_* leaks into the new one; SLURM_CONF finds the server."""
+        return {name: value for name, value in environ.items() if name == "SLURM_CONF" or not name.startswith(_OVERRIDES)}
+
+    def parse_job_id(self, stdout: str) -> str:
+        # --parsable prints "id" or "id;cluster"; site banners may come before it
+        found = _ID.findall(stdout)
+        if not found:
+            raise ValueError(f"sbatch printed no job id: {stdout.strip()!r}")
+        return str(found[-1])
+
+    def status_argvs(self, job_id: str) -> list[list[str]]:
+        """squeue forgets a job MinJobAge (300 s by default) after its end; sacct is off at some sites."""
+        return [
+            ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T|%r"],
+            ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job_id}", "--format=State,ExitCode"],
+        ]
+
+    def parse_status(self, stdout: str) -> JobStatus | None:
+        lines = [line for line in stdout.splitlines() if "|" in line]
+        if not lines:
+            return None
+        word, _, detail = lines[-1].strip().partition("|")  # a requeued job has a line per attempt, newest last
+        state = STATES.get(word.split(" ")[0].rstrip("+"), JobState.UNKNOWN)  # "CANCELLED by 1000"
+        if code := _EXIT_CODE.fullmatch(detail):
+            status, signal = int(code[1]), int(code[2])
+            return JobStatus(state, word, 128 + signal if signal else status)
+        return JobStatus(state, word, reason=detail if state is JobState.PENDING and detail != "None" else "")
+
+    def cancel_argv(self, job_id: str) -> list[str]:
+        return ["scancel", job_id]
+
+
+def _clock(seconds: int) -> str:
+    """``D-HH:MM:SS`` or ``HH:MM:SS``: the two forms that no reader and no Slurm can mistake; whole minutes, rounded up."""
+    minutes = -(-seconds // 60)
+    days, minutes = divmod(minutes, 24 * 60)
+    clock = f"{minutes // 60:02d}:{minutes % 60:02d}:00"
+    return f"{days}-{clock}" if days else clock

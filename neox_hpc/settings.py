@@ -1,0 +1,101 @@
+"""Configuration files and ``--set`` to one RunConfig; every problem knows its file and line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neox_hpc.errors import Problem, UserError
+from neox_hpc.marked_yaml import Marked, assign, located, merged, read_marked
+from neox_hpc.vocabulary import ConfigError, RunConfig
+
+SUFFIXES = (".yml", ".yaml", ".json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A configuration and where each of its values was written."""
+
+    config: RunConfig
+    places: Mapping[str, str]
+    """Dotted key -> ``file:line`` or ``--set key=value``."""
+    files: tuple[str, ...]
+    """The files as they are shown: relative to the current directory where they lie in it."""
+
+    def where(self, key: str) -> str:
+        """``file:line  key``, for a problem."""
+        return located(self.places, key, self.files[0] if self.files else "")
+
+
+def load_config(
+    paths: Sequence[str | Path], *, conf_dir: str | Path | None = None, sets: Sequence[str] = (), cwd: Path | None = None
+) -> Loaded:
+    """Merge files and ``--set`` texts into one configuration.
+
+    Relative paths are taken from ``conf_dir`` (itself from ``cwd``); ``.yml`` may be left out.  A key may stand in one file
+    only; ``--set`` overrides files.
+
+    Raises:
+        UserError: holding every problem found.
+    """
+    base = cwd or Path.cwd()
+    folder = base / conf_dir if conf_dir else base
+    found = [_find(Path(path), folder) for path in paths]
+    problems = [problem for _, problem in found if problem is not None]
+    files = [path for path, problem in found if problem is None]
+    shown = [_shown(path, base) for path in files]
+    sources = [read_marked(path, name, dashes=True) for path, name in zip(files, shown, strict=True)]
+    changes = assign(sets, "--set")
+    values, places, twice = _join(sources)
+    problems += [problem for source in (*sources, changes) for problem in source.problems] + twice
+    if problems:
+        raise UserError(problems)
+    places = places | dict(changes.places)
+    try:
+        config = RunConfig.from_keys(merged(values, changes.values))
+    except ConfigError as error:
+        where = shown[0] if shown else "--set"
+        raise UserError(Problem(located(places, p.key, where), p.wrong, p.fix) for p in error.problems) from None
+    return Loaded(config=config, places=places, files=tuple(shown))
+
+
+def _find(path: Path, folder: Path) -> tuple[Path, Problem | None]:
+    whole = folder / path
+    candidates = [whole] if path.suffix in SUFFIXES else [whole.with_name(whole.name + ".yml"), whole]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate, None
+    return whole, Problem(str(candidates[0]), "no such file", _nearest_file(candidates[0]))
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no directory {path.parent}: check the path (and --conf-dir)"
+    names = sorted(p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES)
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {path.parent / near[0]}?"
+    return f"{path.parent} holds {', '.join(names[:8])}" if names else f"there is no configuration in {path.parent}"
+
+
+def _shown(path: Path, base: Path) -> str:
+    try:
+        return str(path.relative_to(base))
+    except ValueError:
+        return str(path)
+
+
+def _join(sources: Sequence[Marked]) -> tuple[dict[str, Any], dict[str, str], list[Problem]]:
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    problems = []
+    for source in sources:
+        for key in source.values:
+            if key in values:
+                problems.append(Problem(f"{source.places[key]}  {key}", f"is also written at {places[key]}", "keep one of them"))
+        values = {**source.values, **values}
+        places = {**source.places, **places}
+    return values, places, problems

@@ -1,0 +1,323 @@
+"""What is known about one machine: frozen types, and the loader of ``sites/NAME.yml``.
+
+A fact that is not known is null, never guessed; the plan names the ones it misses.  No scheduler, launcher or container asks for
+a site's name: a new machine is one file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from neox_hpc.containers import CONTAINERS
+from neox_hpc.errors import Problem, UserError
+from neox_hpc.launchers import LAUNCHERS
+from neox_hpc.marked_yaml import Marked, assign, located, merged, read_marked
+from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.share import share
+
+Accelerator = Literal["cpu", "cuda", "rocm"]
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_CORES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+
+
+def read_walltime(text: str) -> int:
+    """Seconds of ``90m``, ``2h``, ``1d12h``, ``HH:MM:SS`` or ``D-HH:MM:SS``.
+
+    ``30`` and ``30:00`` are refused: they mean minutes to one scheduler, seconds or hours to another.
+
+    Raises:
+        ValueError: not a duration, or not longer than 0.
+    """
+    seconds = 0
+    if re.fullmatch(r"(\d+[dhms])+", text):
+        seconds = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([dhms])", text))
+    elif clock := re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", text):
+        days, hours, minutes, rest = (int(part or 0) for part in clock.groups())
+        seconds = days * 86400 + hours * 3600 + minutes * 60 + rest
+    else:
+        raise ValueError(f"{text!r} is no duration: write 90m, 2h, 1d12h or HH:MM:SS")
+    if seconds == 0:
+        raise ValueError("a duration of 0: write e.g. 30m")
+    return seconds
+
+
+def show_walltime(seconds: int) -> str:
+    """``HH:MM:SS``; hours may exceed 24."""
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+Walltime = Annotated[int, BeforeValidator(lambda value: read_walltime(value) if isinstance(value, str) else value)]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Node(_Facts):
+    """The shape of one node, as a job sees it."""
+
+    gpus: int | None = Field(None, ge=0, description="Devices that torch sees (GCDs on MI250X); 0: none.")
+    accelerator: Accelerator | None = Field(None, description="What the devices are; cpu goes with gpus: 0.")
+    gpu_name: str | None = None
+    gpu_memory_gib: float | None = Field(None, gt=0)
+    cores: int | None = Field(None, ge=1, description="Cores that a job may use (after reserved ones).")
+    memory_gib: float | None = Field(None, gt=0)
+    cpu_ranks: int = Field(1, ge=1, description="Ranks of a node without GPUs.")
+    cpu_masks: tuple[str, ...] | None = Field(
+        None, strict=False, description="Cores of each local rank, in the order of the GPUs: '49-55', '57-63', …"
+    )
+    local_disk: str | None = Field(None, description="Directory on the node's own disk, where there is one.")
+
+    @field_validator("cpu_masks")
+    @classmethod
+    def _cores(cls, masks: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for mask in masks or ():
+            if not _CORES.fullmatch(mask):
+                raise ValueError(f"{mask!r} is no list of cores: write e.g. '49-55' or '0-3,8-11'")
+        return masks
+
+    @model_validator(mode="after")
+    def _fits(self) -> Node:
+        if self.gpus == 0 and self.accelerator in ("cuda", "rocm"):
+            raise ValueError(f"accelerator {self.accelerator} on a node with gpus: 0: write accelerator: cpu")
+        if self.gpus and self.accelerator == "cpu":
+            raise ValueError(f"accelerator cpu on a node with gpus: {self.gpus}: write cuda or rocm, or gpus: 0")
+        if self.cpu_masks is not None and self.gpus is not None and len(self.cpu_masks) != self.ranks:
+            raise ValueError(f"cpu_masks has {len(self.cpu_masks)} entries for {self.ranks} ranks a node")
+        return self
+
+    @property
+    def ranks(self) -> int | None:
+        """Ranks of a node: one a GPU, else cpu_ranks; unknown while gpus is."""
+        return None if self.gpus is None else self.gpus or self.cpu_ranks
+
+
+class NodeBin(_Facts):
+    """A queue's time limit for a range of node counts."""
+
+    min_nodes: int = Field(1, ge=1)
+    max_nodes: int = Field(ge=1)
+    walltime: Walltime = Field(description="Seconds; a file writes 2h or '02:00:00'.")
+
+
+class Queue(_Facts):
+    """One queue (Slurm: partition) and its limits; no bins: not known."""
+
+    bins: tuple[NodeBin, ...] = Field((), strict=False)
+    directives: tuple[str, ...] = Field((), strict=False, description="Arguments that only this queue needs, e.g. '--qos=debug'.")
+
+
+class EnvValue(_Facts):
+    """A value of an environment variable, perhaps for some node counts only."""
+
+    value: str
+    min_nodes: int = Field(1, ge=1)
+    max_nodes: int | None = Field(None, ge=1)
+    expand: bool = Field(False, description="${NAME} stands for the job's own variable; everything else stays literal.")
+
+    def applies(self, nodes: int) -> bool:
+        """Whether a job of this many nodes gets the value."""
+        return self.min_nodes <= nodes and (self.max_nodes is None or nodes <= self.max_nodes)
+
+
+def _env_values(written: Any) -> Any:
+    """``NAME: text`` is short for ``NAME: [{value: text}]``."""
+    if isinstance(written, str):
+        return [{"value": written}]
+    return [written] if isinstance(written, Mapping) else written
+
+
+EnvValues = Annotated[tuple[EnvValue, ...], Field(strict=False), BeforeValidator(_env_values)]
+
+
+class Modules(_Facts):
+    """Environment modules; outside a login shell ``module`` comes from ``init``."""
+
+    init: str | None = Field(None, description="File to source first, e.g. /etc/profile.d/modules.sh.")
+    load: tuple[str, ...] = Field((), strict=False)
+
+
+class Network(_Facts):
+    """How ranks reach each other."""
+
+    interface: str | None = Field(None, description="Interface of the fast network, for NCCL and gloo (hsn0,hsn1; ib0).")
+    host_suffix: str = Field("", pattern=r"^[A-Za-z0-9.-]*$", description="Appended to host names to reach that network.")
+
+
+class Software(_Facts):
+    """What the ranks run in."""
+
+    python: str | None = Field(None, description="Python of the environment that holds torch and DeepSpeed; absolute.")
+
+    @field_validator("python")
+    @classmethod
+    def _absolute(cls, python: str | None) -> str | None:
+        if python is not None and not python.startswith("/"):
+            raise ValueError(f"{python!r} is not an absolute path: write the result of `command -v python3` there")
+        return python
+
+
+class Site(_Facts):
+    """One machine."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    file: str = Field("", description="Where it was read; set by the loader.")
+    title: str = ""
+    url: str = ""
+    here: bool = Field(False, description="The machine that runs neox-hpc: null facts of node and software are read from it.")
+    scheduler: str
+    launcher: str
+    container: str = "none"
+    node: Node = Node()
+    max_nodes: int | None = Field(None, ge=1)
+    queues: dict[str, Queue] | None = Field(None, description="Null: not known, any name is passed on.")
+    default_queue: str | None = None
+    needs_account: bool = False
+    gpu_directive: str | None = Field(None, description="How GPUs are asked for, with {gpus}; null: the scheduler's usual way; '': not.")
+    directives: tuple[str, ...] = Field((), strict=False, description="Further arguments for every job, e.g. '-C nvme'.")
+    launcher_args: tuple[str, ...] = Field((), strict=False, description="Further arguments of the launcher.")
+    modules: Modules = Modules()
+    env: dict[str, EnvValues] = Field(default_factory=dict)
+    network: Network = Network()
+    software: Software = Software()
+    sources: dict[str, str] = Field(default_factory=dict, description="Fact (dotted, or the section it stands in) -> source and date.")
+
+    @field_validator("scheduler", "launcher", "container")
+    @classmethod
+    def _registered(cls, name: str, info: Any) -> str:
+        known: Mapping[str, Any] = {"scheduler": SCHEDULERS, "launcher": LAUNCHERS, "container": CONTAINERS}[info.field_name]
+        if name not in known:
+            raise ValueError(f"unknown {info.field_name} {name!r}: write one of {', '.join(known)}")
+        return name
+
+    @field_validator("env")
+    @classmethod
+    def _names(cls, env: dict[str, EnvValues]) -> dict[str, EnvValues]:
+        for name in env:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+        return env
+
+    @field_validator("directives", "launcher_args")
+    @classmethod
+    def _one_line(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            if not text.startswith("-") or re.search(r"[\n\r]", text):
+                raise ValueError(f"{text!r} is no argument: write e.g. '-C nvme' or '--network=disable_rdzv_get'")
+        return texts
+
+    @model_validator(mode="after")
+    def _fits(self) -> Site:
+        if self.default_queue is not None and self.queues is not None and self.default_queue not in self.queues:
+            raise ValueError(f"default_queue {self.default_queue!r} is not among queues: {', '.join(self.queues)}")
+        return self
+
+
+def site_folders(home: Path | None = None) -> tuple[Path, ...]:
+    """Where names are looked up, first one first: the user's own, then the shipped ones."""
+    return ((home or Path.home()) / ".config" / "neox-hpc" / "sites", share("sites"))
+
+
+def list_sites(home: Path | None = None) -> dict[str, Path]:
+    """Name -> file of every site that can be named."""
+    found: dict[str, Path] = {}
+    for folder in site_folders(home):
+        for path in sorted(folder.glob("*.yml")) if folder.is_dir() else ():
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def load_site(name_or_path: str | Path, sets: Sequence[str] = (), *, cwd: Path | None = None, home: Path | None = None) -> Site:
+    """Read a site by name or path, with its ``extends:`` and ``--site-set`` texts.
+
+    Raises:
+        UserError: holding every problem found.
+    """
+    path = _find(str(name_or_path), cwd or Path.cwd(), home)
+    base = _read(path, home, ())
+    changes = assign(sets, "--site-set")
+    problems = [*base.problems, *changes.problems]
+    if problems:
+        raise UserError(problems)
+    places = {**base.places, **changes.places}
+    values = {"name": path.stem} | merged(base.values, changes.values) | {"file": str(path)}
+    try:
+        return Site.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_problem(details, places, str(path)) for details in error.errors()) from None
+
+
+def _find(text: str, cwd: Path, home: Path | None) -> Path:
+    if "/" in text or text.endswith((".yml", ".yaml")):
+        path = cwd / Path(text).expanduser()
+        if path.is_file():
+            return path
+        raise UserError(Problem(f"--site {text}", f"no such file: {path}", "check the path; `neox-hpc sites list` shows the names"))
+    known = list_sites(home)
+    if text in known:
+        return known[text]
+    near = difflib.get_close_matches(text, known, n=1)
+    fix = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}; or give the path of a site file"
+    raise UserError(Problem(f"--site {text}", "no such site", fix))
+
+
+def _read(path: Path, home: Path | None, seen: tuple[Path, ...]) -> Marked:
+    own = read_marked(path, str(path))
+    parent = own.values.get("extends")
+    if parent is None or own.problems:
+        return own
+    where = located(own.places, "extends")
+    if path in seen:
+        return Marked(problems=(Problem(where, "extends itself, by way of others", "break the circle"),))
+    try:
+        lower = _read(_find(str(parent), path.parent, home), home, (*seen, path))
+    except UserError as error:
+        return Marked(problems=tuple(Problem(where, p.wrong, p.fix) for p in error.problems))
+    values = {key: value for key, value in own.values.items() if key != "extends"}
+    return Marked(merged(lower.values, values), {**lower.places, **own.places}, lower.problems)
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "dict_type": "key: value",
+    "model_type": "key: value",
+    "tuple_type": "a list",
+}
+
+
+def _problem(details: Any, places: Mapping[str, str], file: str) -> Problem:
+    location = [str(part) for part in details["loc"]]
+    where = located(places, ".".join(location), file) if location else file
+    if details["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
+        return Problem(where, "unknown key", f"did you mean {near[0]}?" if near else "remove it; `neox-hpc sites show slurm` has all keys")
+    if details["type"] == "missing":
+        return Problem(where, "is required and absent", f"add {location[-1]}: …")
+    if details["type"] == "value_error":
+        wrong, _, fix = str(details["ctx"]["error"]).partition(": ")
+        return Problem(where, wrong, fix)
+    if details["type"] in _EXPECTED:
+        return Problem(where, f"expected {_EXPECTED[details['type']]}, got {details['input']!r}")
+    return Problem(where, f"{details['msg'][0].lower()}{details['msg'][1:]}, got {details['input']!r}")
+
+
+def _known_keys(location: Sequence[str]) -> list[str]:
+    """The keys of the section at a location; lists and tables of sections are passed through."""
+    sections = {"queues": Queue, "bins": NodeBin, "env": EnvValue}
+    model: type[BaseModel] = Site
+    for part in location:
+        field = model.model_fields.get(part)
+        if part in sections:
+            model = sections[part]
+        elif field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return list(model.model_fields)

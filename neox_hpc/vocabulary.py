@@ -1,0 +1,52 @@
+"""The one door to ``model.config``.  ``model`` is a common name: it is checked to be ours before anything of it is imported."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from neox_hpc.errors import Problem, UserError
+
+
+def check_own_model() -> None:
+    """Refuse a ``model`` that does not stand beside this package.
+
+    Raises:
+        UserError: another package of that name comes first on the import path.
+    """
+    ours = Path(__file__).resolve().parent.parent / "model" / "__init__.py"
+    spec = find_spec("model")
+    found = None if spec is None else spec.origin or ", ".join(spec.submodule_search_locations or ())
+    if found is None or Path(found).resolve() != ours:
+        wrong = f"the package 'model' that Python finds ({found}) is not the one of neox-hpc ({ours.parent})"
+        raise UserError(Problem("import path", wrong, "run from another directory, or take the other one out of PYTHONPATH"))
+
+
+check_own_model()
+
+from model.config import (  # noqa: E402  (only after the check)
+    KEYS,
+    BatchSizes,
+    ConfigError,
+    KeyProblem,
+    Layout,
+    Origin,
+    RunConfig,
+    RunFile,
+    nearest_key,
+    write_run,
+)
+
+__all__ = [
+    "KEYS",
+    "BatchSizes",
+    "ConfigError",
+    "KeyProblem",
+    "Layout",
+    "Origin",
+    "RunConfig",
+    "RunFile",
+    "check_own_model",
+    "nearest_key",
+    "write_run",
+]
