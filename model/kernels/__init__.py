@@ -1,0 +1,1 @@
+"""Implementations of single operations; model/implementations.py chooses among them."""

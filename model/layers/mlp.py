@@ -1,0 +1,32 @@
+"""The feed-forward sub-layer: linear, activation, linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from model.config import RunConfig
+from model.layers.init import input_init, output_init
+from model.parallel.groups import Groups
+from model.parallel.linear import ColumnParallelLinear, RowParallelLinear
+
+
+class MLP(nn.Module):
+    """x_BSD -> x_BSD through a width of ``ffn_size``."""
+
+    def __init__(self, config: RunConfig, groups: Groups, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        shape = config.architecture
+        width, bias = shape.hidden_size, shape.use_bias_in_mlp
+        self.linear1 = ColumnParallelLinear(width, shape.ffn_size, bias=bias, init=input_init(config), groups=groups)
+        self.linear2 = RowParallelLinear(shape.ffn_size, width, bias=bias, init=output_init(config), groups=groups)
+        self._activation = activation
+
+    def inner(self, x_BSD: Tensor) -> Tensor:
+        """y_BSF: the activated inner width that lies here."""
+        return self._activation(self.linear1(x_BSD))
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """x_BSD -> x_BSD"""
+        return self.linear2(self.inner(x_BSD))

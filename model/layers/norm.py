@@ -1,0 +1,30 @@
+"""Normalization of a sub-layer's input.  LayerNorm: Ba, Kiros and Hinton 2016, arXiv:1607.06450."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import RunConfig
+from model.layers.init import ones, zeros
+from model.parallel.groups import Groups
+from model.parallel.parameters import make_parameter
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) weight + bias over the last dimension; statistics in fp32."""
+
+    def __init__(self, config: RunConfig, groups: Groups) -> None:
+        super().__init__()
+        width = config.architecture.hidden_size
+        self.weight = make_parameter((width,), ones, groups)
+        self.bias = make_parameter((width,), zeros, groups)
+        self._epsilon = config.architecture.layernorm_epsilon
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """Same shape and type as the input."""
+        return F.layer_norm(x_BSD, self.weight.shape, self.weight, self.bias, self._epsilon)
+
+
+NORMS = {"layernorm": LayerNorm}
+"""``norm`` -> its layer."""

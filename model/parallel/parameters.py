@@ -1,0 +1,86 @@
+"""A parameter's life over ranks: its global name and shape, the slice that lies here, and its first value."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from model.parallel.groups import Groups
+
+Init = Callable[[Tensor, torch.Generator], None]
+"""Fills a whole tensor in place, drawing from the generator."""
+
+
+class GlobalParameter(nn.Parameter):
+    """A parameter that knows what it is a slice of.  The names are DeepSpeed's and ours; see ``reset_parameters``."""
+
+    global_name: str
+    global_shape: tuple[int, ...]
+    shard_dim: int | None
+    """The dimension that tensor parallelism cuts; ``None``: the whole tensor lies on every rank."""
+    shard_offset: int
+    init: Init
+    tensor_model_parallel: bool
+    """DeepSpeed counts a parameter's gradient in the norm on every tensor rank if this is true, else on the first only."""
+
+
+def make_parameter(shape: tuple[int, ...], init: Init, groups: Groups, *, shard_dim: int | None = None) -> GlobalParameter:
+    """A parameter of global ``shape``, cut along ``shard_dim`` over the tensor ranks.  Its values come later.
+
+    Raises:
+        ValueError: the dimension does not divide.
+    """
+    local = list(shape)
+    offset = 0
+    if shard_dim is not None:
+        parts = groups.layout.tensor
+        if shape[shard_dim] % parts:
+            raise ValueError(f"a dimension of {shape[shard_dim]} cannot be cut over model_parallel_size {parts}")
+        local[shard_dim] //= parts
+        offset = groups.tensor_rank * local[shard_dim]
+    parameter = GlobalParameter(torch.empty(local))
+    parameter.global_name, parameter.global_shape = "", shape
+    parameter.shard_dim, parameter.shard_offset = shard_dim, offset
+    parameter.init, parameter.tensor_model_parallel = init, shard_dim is not None
+    return parameter
+
+
+def global_parameters(module: nn.Module) -> Iterator[GlobalParameter]:
+    """The parameters, each once."""
+    for parameter in module.parameters():
+        assert isinstance(parameter, GlobalParameter), "layers make their parameters with make_parameter"
+        yield parameter
+
+
+def name_parameters(module: nn.Module) -> None:
+    """Give every parameter its global name: the path of modules that leads to it."""
+    for name, parameter in module.named_parameters():
+        assert isinstance(parameter, GlobalParameter)
+        parameter.global_name = name
+
+
+def reset_parameters(module: nn.Module, seed: int) -> None:
+    """Draw the first values: a pure function of ``seed`` and the global name, whatever the layout.
+
+    Every rank draws the whole tensor on the CPU and keeps its slice; one tensor at a time is in memory.
+    """
+    with torch.no_grad():
+        for parameter in global_parameters(module):
+            whole = torch.empty(parameter.global_shape)
+            parameter.init(whole, _generator(seed, parameter.global_name))
+            parameter.copy_(local_slice(parameter, whole))
+
+
+def local_slice(parameter: GlobalParameter, whole: Tensor) -> Tensor:
+    """The part of a whole tensor that this parameter holds."""
+    if parameter.shard_dim is None:
+        return whole
+    return whole.narrow(parameter.shard_dim, parameter.shard_offset, parameter.shape[parameter.shard_dim])
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
