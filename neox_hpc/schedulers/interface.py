@@ -56,6 +56,10 @@ class Pattern:
         return re.fullmatch(self.regex, text) is not None
 
 
+RUN_NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+- (at most 64, the first a letter or digit)")
+"""A job's name is also its directory's name."""
+
+
 class Scheduler(Protocol):
     """A scheduler; ``schedulers.SCHEDULERS`` holds one object each."""
 
@@ -90,6 +94,10 @@ class Scheduler(Protocol):
 
     def parse_status(self, stdout: str) -> JobStatus | None:
         """``None``: the answer does not hold the job (any more)."""
+        ...
+
+    def is_unknown_job(self, stderr: str) -> bool:
+        """Whether a failed status command failed because the scheduler holds the job no more (and not because it is down)."""
         ...
 
     def cancel_argv(self, job_id: str) -> list[str]: ...

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neox_hpc.schedulers.interface import JobState, JobStatus, Pattern
+from neox_hpc.schedulers.interface import RUN_NAME, JobState, JobStatus, Pattern
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
 
+_NONE = Pattern(r"", "nothing")
+_PATH = Pattern(r"/[^\x00-\x1f\x7f]*", "anything but control characters")
 _KEPT = {"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"}
 """What a login would have given the job as well.  LD_LIBRARY_PATH finds the GPU driver's library in some container images; which
 devices a shell was allowed (CUDA_VISIBLE_DEVICES) stands in the launch command."""
@@ -27,9 +29,9 @@ class Local:
     template: str = "local.sh.j2"
     takes: frozenset[str] = frozenset()
     starts_job: bool = False
-    name: Pattern = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+- (at most 64, the first a letter or digit)")
-    account: Pattern = Pattern(r"", "nothing")
-    path: Pattern = Pattern(r"/[^\x00-\x1f\x7f]*", "anything but control characters")
+    name: Pattern = RUN_NAME
+    account: Pattern = _NONE
+    path: Pattern = _PATH
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
         return ()
@@ -54,6 +56,9 @@ class Local:
         if word in ("", "Z", "X"):
             return None
         return JobStatus(_STATES.get(word, JobState.UNKNOWN), word)
+
+    def is_unknown_job(self, stderr: str) -> bool:
+        return stderr.strip() == ""  # ps fails without a word when there is no such process
 
     def cancel_argv(self, job_id: str) -> list[str]:
         return ["kill", "-TERM", "--", f"-{job_id}"]  # the whole session: job.sh leads its process group

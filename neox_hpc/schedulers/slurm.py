@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neox_hpc.schedulers.interface import JobState, JobStatus, Pattern
+from neox_hpc.schedulers.interface import RUN_NAME, JobState, JobStatus, Pattern
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -43,6 +43,8 @@ STATES = {
 }
 """https://slurm.schedmd.com/job_state_codes.html"""
 
+_ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.,@+-]{0,63}", "letters, digits and _.,@+-")
+_PATH = Pattern(r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in --output a % begins a pattern, and a \\ ends patterns)")
 _ID = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?$", re.MULTILINE)
 _EXIT_CODE = re.compile(r"(\d+):(\d+)")
 _OVERRIDES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_")
@@ -55,9 +57,9 @@ class Slurm:
     template: str = "slurm.sh.j2"
     takes: frozenset[str] = frozenset({"account", "queue", "walltime", "nodes"})
     starts_job: bool = True
-    name: Pattern = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+- (at most 64, the first a letter or digit)")
-    account: Pattern = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.,@+-]{0,63}", "letters, digits and _.,@+-")
-    path: Pattern = Pattern(r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in --output a % is a pattern, a \\ ends patterns)")
+    name: Pattern = RUN_NAME
+    account: Pattern = _ACCOUNT
+    path: Pattern = _PATH
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
         """In the order in which a reader asks: who, how much, how long, where the output goes."""
@@ -112,6 +114,9 @@ class Slurm:
             status, signal = int(code[1]), int(code[2])
             return JobStatus(state, word, 128 + signal if signal else status)
         return JobStatus(state, word, reason=detail if state is JobState.PENDING and detail != "None" else "")
+
+    def is_unknown_job(self, stderr: str) -> bool:
+        return "Invalid job id" in stderr  # ESLURM_INVALID_JOB_ID: squeue for a single job that is purged
 
     def cancel_argv(self, job_id: str) -> list[str]:
         return ["scancel", job_id]
