@@ -86,15 +86,6 @@ class ProcessId:
     started: int
     """Clock ticks since boot (/proc/PID/stat, field 22); 0 where there is no /proc."""
 
-    def __str__(self) -> str:
-        return f"{self.pid}.{self.started}"
-
-    @classmethod
-    def parse(cls, text: str) -> ProcessId:
-        """From its text."""
-        pid, _, started = text.partition(".")
-        return cls(pid=int(pid), started=int(started or 0))
-
 
 def start_detached(argv: Sequence[str], *, log: Path, cwd: Path, environ: Mapping[str, str] | None = None) -> ProcessId:
     """Start a program in a session of its own, its output appended to ``log``; it lives on when we end."""

@@ -1,0 +1,134 @@
+"""Talks to a scheduler about one job: submit, ask, cancel.
+
+Changes when how a scheduler's commands are run does; their words are in ``schedulers/``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from neox_hpc import proc
+from neox_hpc.errors import Failure, NeoxHpcError
+from neox_hpc.rundir import Receipt, RunDir
+from neox_hpc.schedulers import SCHEDULERS, JobState, JobStatus, Scheduler
+
+SUBMIT_TIMEOUT_S = 120.0
+ASK_TIMEOUT_S = 20.0
+CANCEL_GRACE_S = 30.0
+"""Local site: from TERM to KILL; job.sh forwards the TERM and writes the outcome."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A job that a scheduler took."""
+
+    job_id: str
+    command: tuple[str, ...]
+    process_started: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a scheduler says about a job: a status; nothing (it knows the job no more); or it is silent, and why."""
+
+    status: JobStatus | None = None
+    silence: str = ""
+
+
+class Unclear(Failure):
+    """A submission of which nobody knows whether it happened."""
+
+
+def submit_job(scheduler: Scheduler, run: RunDir, environ: Mapping[str, str]) -> Taken:
+    """Hand a run's script to its scheduler.
+
+    Raises:
+        UserError: the program is absent or refuses; the job does not exist.
+        Unclear: it gave no answer, or one that holds no id; the job may exist.
+    """
+    argv = scheduler.submit_argv(run.script)
+    clean = scheduler.submit_environment(environ)
+    if not scheduler.starts_job:
+        process = proc.start_detached(argv, log=run.log, cwd=run.path, environ=clean)
+        return Taken(job_id=str(process.pid), command=tuple(argv), process_started=process.started)
+    try:
+        stdout = proc.run(argv, timeout_s=SUBMIT_TIMEOUT_S, environ=clean, cwd=run.path)
+        return Taken(job_id=scheduler.parse_job_id(stdout), command=tuple(argv))
+    except (proc.NoAnswer, ValueError) as error:
+        advice = f"the job may be queued or not: look for {run.name} in the queue before you submit again; its files are {run.path}"
+        raise Unclear(f"{error}\n  {advice}") from None
+
+
+def ask_job(scheduler: Scheduler, receipt: Receipt, environ: Mapping[str, str]) -> Answer:
+    """Ask how a job stands; never fails: silence is an answer."""
+    if not scheduler.starts_job:
+        return _ask_process(receipt)
+    silence = ""
+    answered = False
+    for argv in scheduler.status_argvs(receipt.job_id):
+        try:
+            said = proc.ask(argv, timeout_s=ASK_TIMEOUT_S, environ=scheduler.submit_environment(environ))
+        except NeoxHpcError as error:
+            silence = silence or str(error).partition("\n")[0]
+            continue
+        if said.status != 0 and scheduler.is_unknown_job(said.stderr):
+            answered = True
+        elif said.status != 0:
+            silence = silence or f"{argv[0]}: {_last_line(said.stderr) or f'exit status {said.status}'}"
+        elif (status := scheduler.parse_status(said.stdout)) is not None:
+            return Answer(status=status)
+        else:
+            answered = True
+    return Answer(silence="" if answered else silence)
+
+
+def cancel_job(scheduler: Scheduler, receipt: Receipt, environ: Mapping[str, str]) -> None:
+    """Stop a job; returns when it has been told (local site: when it has ended).
+
+    Raises:
+        UserError, NoAnswer: the scheduler refuses, or does not answer.
+    """
+    if scheduler.starts_job:
+        proc.run(scheduler.cancel_argv(receipt.job_id), timeout_s=ASK_TIMEOUT_S, environ=scheduler.submit_environment(environ))
+        return
+    if receipt.host != os.uname().nodename:
+        raise Failure(f"process {receipt.job_id} runs on {receipt.host}, this is {os.uname().nodename}: cancel it there")
+    proc.end_group(_process_of(receipt), grace_s=CANCEL_GRACE_S)
+
+
+def asker(run: RunDir, environ: Mapping[str, str]) -> Callable[[], Answer]:
+    """A question about one run's job, to be put again and again."""
+    receipt, scheduler = run.receipt, scheduler_of(run)
+    if receipt is None:
+        return lambda: Answer(silence="never submitted")
+    return lambda: ask_job(scheduler, receipt, environ)
+
+
+def scheduler_of(run: RunDir) -> Scheduler:
+    """The scheduler that the run was planned for.
+
+    Raises:
+        Failure: this version has no such scheduler.
+    """
+    name = run.plan.get("scheduler")
+    if name not in SCHEDULERS:
+        raise Failure(f"{run.path}/plan.json: scheduler {name!r} is not known to this version; known: {', '.join(SCHEDULERS)}")
+    return SCHEDULERS[name]
+
+
+def _ask_process(receipt: Receipt) -> Answer:
+    if receipt.host != os.uname().nodename:
+        return Answer(silence=f"process {receipt.job_id} is of {receipt.host}, this is {os.uname().nodename}")
+    if proc.is_alive(_process_of(receipt)):
+        return Answer(status=JobStatus(JobState.RUNNING, "process"))
+    return Answer()
+
+
+def _process_of(receipt: Receipt) -> proc.ProcessId:
+    return proc.ProcessId(pid=int(receipt.job_id), started=receipt.process_started or 0)
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()

@@ -1,0 +1,99 @@
+"""Reads ``metrics.jsonl``: a line of JSON a step, written by the training; torn last lines are left for the next look.
+
+Changes when that file's format does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+TAIL_BYTES = 64 * 1024
+"""Enough for some hundred lines: the last step and, usually, the last validation."""
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """The newest of what a training has written."""
+
+    step: int | None = None
+    loss: float | None = None
+    lr: float | None = None
+    tokens_per_s: float | None = None
+    step_time_s: float | None = None
+    validation_step: int | None = None
+    validation_loss: float | None = None
+
+    def after(self, line: Line) -> Progress:
+        """With one more line."""
+        if "validation_loss" in line:
+            return replace(self, validation_step=line["step"], validation_loss=line["validation_loss"])
+        return replace(self, step=line["step"], **{name: line.get(name) for name in ("loss", "lr", "tokens_per_s", "step_time_s")})
+
+
+def parse_lines(text: str) -> list[Line]:
+    """The lines that are whole objects with a step."""
+    found = []
+    for text_line in text.splitlines():
+        try:
+            line = json.loads(text_line)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            found.append(line)
+    return found
+
+
+def progress_of(lines: Iterable[Line]) -> Progress:
+    """The newest values of a sequence of lines."""
+    progress = Progress()
+    for line in lines:
+        progress = progress.after(line)
+    return progress
+
+
+def read_progress(path: Path) -> Progress:
+    """The newest values, from the end of the file; all None when there is none yet."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return Progress()
+    return progress_of(parse_lines(text))
+
+
+def read_metrics(path: Path) -> list[Line]:
+    """Every line of a file; empty when there is none."""
+    try:
+        return parse_lines(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return []
+
+
+@dataclass
+class Follower:
+    """Gives the lines of a growing file as they come; a file that shrinks (a resumed run) is read again from its start."""
+
+    path: Path
+    _offset: int = field(default=0, init=False)
+
+    def new_lines(self) -> list[Line]:
+        """The whole lines written since the last call."""
+        try:
+            with self.path.open("rb") as file:
+                if file.seek(0, 2) < self._offset:
+                    self._offset = 0
+                file.seek(self._offset)
+                content = file.read()
+        except OSError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return parse_lines(whole.decode(errors="replace"))
