@@ -112,12 +112,12 @@ class RunConfig(BaseModel):
 
     @property
     def zero_stage(self) -> int:
-        """The ZeRO stage that runs: bf16 with stage 0 runs as stage 1.
+        """The ZeRO stage that runs: reduced precision with stage 0 runs as stage 1.
 
-        The mathematics is the same; DeepSpeed 0.19.8 begins bf16 at stage 0 from an optimizer that has already stepped once.
+        The mathematics is the same; DeepSpeed 0.19.8 begins stage 0 there from an optimizer that has already stepped once.
         """
         stage = self.deepspeed.zero_optimization.stage
-        return max(stage, 1) if self.precision == "bfloat16" else stage
+        return stage if self.precision == "fp32" else max(stage, 1)
 
     @property
     def lr_decay_steps(self) -> int:

@@ -77,7 +77,7 @@ def test_attention_patterns_that_do_not_fit_the_layers_are_refused() -> None:
         ({}, "fp32", 0),
         ({"precision": "bfloat16"}, "bfloat16", 1),
         ({"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}, "bfloat16", 1),
-        ({"fp16": {"fp16": True}}, "fp16", 0),
+        ({"fp16": {"fp16": True}}, "fp16", 1),
         ({"fp16": {"enabled": False}}, "fp32", 0),
     ],
 )
