@@ -1,0 +1,141 @@
+"""A DeepSpeed engine around the network: one optimizer step, one validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.config import BatchSizes, RunConfig
+from model.data.batch import Batch
+from model.engine.norm import clip_gradients
+from model.engine.settings import deepspeed_settings
+from model.gpt import GPT
+from model.optim import make_optimizer
+from model.parallel.groups import Groups
+from model.parallel.parameters import global_parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step tells; equal on all ranks."""
+
+    loss: float
+    """Mean over micro-batches and data-parallel ranks."""
+    grad_norm: float
+    """Before clipping."""
+    loss_scale: float | None
+    """fp16 only"""
+    skipped: bool
+    """fp16 only: the gradient overflowed and the weights stayed."""
+
+
+class Trainer:
+    """Trains ``model`` in place."""
+
+    def __init__(self, model: GPT, config: RunConfig, batch: BatchSizes, groups: Groups, device: torch.device) -> None:
+        import deepspeed
+
+        self.device = device
+        self._config, self._groups = config, groups
+        self.engine: Any = deepspeed.initialize(
+            model=model,
+            optimizer=make_optimizer(config, model.parameters()),
+            config=deepspeed_settings(config, batch),
+            mpu=_Mpu(groups) if groups.layout.tensor > 1 else None,
+            dist_init_required=False,
+        )[0]
+
+    def train_step(self, batches: Iterable[Batch], rate: float) -> StepResult:
+        """One optimizer step over the micro-batches of this rank at learning rate ``rate``.
+
+        Raises:
+            FloatingPointError: the loss is no number, on the rank that the message names.
+        """
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        self.engine.train()
+        losses = []
+        norm = None
+        for batch in batches:
+            loss = self.engine(batch.to(self.device))
+            self.engine.backward(loss)
+            losses.append(loss.detach())
+            if self._config.zero_stage == 0 and self.engine.is_gradient_accumulation_boundary():
+                parameters = list(global_parameters(self.engine.module))
+                norm = clip_gradients(parameters, self._groups, self._config.optimization.gradient_clipping)
+            self.engine.step()
+        loss_value = self._mean_loss(torch.stack(losses).mean())
+        norm = norm if norm is not None else float(self.engine.get_global_grad_norm() or 0.0)
+        fp16 = self._config.precision == "fp16"
+        return StepResult(
+            loss=loss_value,
+            grad_norm=norm,
+            loss_scale=float(self.engine.optimizer.cur_scale) if fp16 else None,
+            skipped=fp16 and bool(self.engine.optimizer.overflow),
+        )
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> float:
+        """Mean loss over micro-batches and data-parallel ranks, without dropout."""
+        self.engine.eval()
+        losses = [self.engine(batch.to(self.device)) for batch in batches]
+        return self._mean_loss(torch.stack(losses).mean())
+
+    def _mean_loss(self, local: Tensor) -> float:
+        total = local.float().reshape(1).clone()
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(total)
+            total /= dist.get_world_size()
+        mean = float(total)
+        if not math.isfinite(mean) and self._config.precision != "fp16":
+            raise FloatingPointError(f"the loss is {mean}: first seen on rank {self._first_bad_rank(local)}; lower the learning rate")
+        return mean
+
+    def _first_bad_rank(self, local: Tensor) -> int:
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return 0
+        shards = [torch.empty(1, device=local.device) for _ in range(dist.get_world_size())]
+        dist.all_gather(shards, local.float().reshape(1))
+        return next((rank for rank, loss in enumerate(shards) if not math.isfinite(float(loss))), 0)
+
+
+class _Mpu:
+    """What DeepSpeed asks of a layout.  It defines nothing of sequence parallelism: DeepSpeed takes that as a sign to ignore the rest."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        alone = [dist.new_group([rank]) for rank in range(groups.layout.world_size)][groups.rank]
+        self._data, self._model, self._tensor = (group or alone for group in (groups.data_group, groups.model_group, groups.tensor_group))
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self._data
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._groups.layout.data
+
+    def get_data_parallel_rank(self) -> int:
+        return self._groups.data_rank
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._model
+
+    def get_model_parallel_world_size(self) -> int:
+        return self._groups.layout.tensor * self._groups.layout.pipe
+
+    def get_model_parallel_rank(self) -> int:
+        return dist.get_rank(self._model)
+
+    def get_tensor_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._tensor
+
+    def get_tensor_model_parallel_world_size(self) -> int:
+        return self._groups.layout.tensor
+
+    def get_tensor_model_parallel_rank(self) -> int:
+        return self._groups.tensor_rank
