@@ -14,7 +14,7 @@ from typing import Literal
 
 from neox_hpc.containers import CONTAINERS
 from neox_hpc.errors import Problem
-from neox_hpc.launchers import Step
+from neox_hpc.launchers import Shell, Step
 from neox_hpc.probe import Facts
 from neox_hpc.run_paths import inputs, with_absolute_paths
 from neox_hpc.schedulers import SCHEDULERS
@@ -296,8 +296,9 @@ def _unknown_notes(site: Site, loaded: Loaded, request: Request, facts: Facts) -
 
 
 def _missing(site: Site, fact: str, what: str, example: str, kind: Literal["anywhere", "here"] = "anywhere") -> Problem:
-    fix = f"--site-set {fact}={example}, or a site file of your own; {site.file} says how to find it"
-    return Problem(f"{site.file}  {fact}", f"{what} is not known for the site {site.name}", fix, kind)
+    found = f"`{site.find[fact]}` tells; " if fact in site.find else ""
+    fix = f"{found}write --site-set {fact}={example}, or make a site file of your own with `extends: {site.name}`"
+    return Problem(f"{site.file}  {fact}", f"not known for the site {site.name}: {what}", fix, kind)
 
 
 # Assembly --------------------------------------------------------------------------------------------------------------
@@ -328,7 +329,7 @@ def _assemble(
         container=CONTAINERS[site.container](),
         python=site.software.python or MISSING_PYTHON,
         module="model.train",
-        module_args=(f"{request.run_dir}/run.json",),
+        module_args=(Shell("$run/run.json"),),  # as the script names it
     )
     return Plan(
         name=request.name,

@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from neox_hpc.launchers import LAUNCHERS, Shell
+from neox_hpc.launchers import LAUNCHERS, NOTES, Shell
 from neox_hpc.plan import Plan
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.site import EnvValue
@@ -34,12 +34,14 @@ def render(plan: Plan) -> JobFiles:
 def render_script(plan: Plan) -> str:
     """The batch script."""
     scheduler = SCHEDULERS[plan.site.scheduler]
+    launcher = plan.site.launcher
     template = _environment().get_template(scheduler.template)
     return template.render(
         plan=plan,
         site=plan.site,
         directives=scheduler.directives(plan),
-        launch=LAUNCHERS[plan.site.launcher](plan.step),
+        launch=LAUNCHERS[launcher](plan.step),
+        launch_notes=[NOTES[launcher](plan.step)] if launcher in NOTES else [],
     )
 
 

@@ -186,6 +186,7 @@ class Site(_Facts):
     env: dict[str, EnvValues] = Field(default_factory=dict)
     network: Network = Network()
     software: Software = Software()
+    find: dict[str, str] = Field(default_factory=dict, description="Fact that is not known -> the command that tells it.")
     sources: dict[str, str] = Field(default_factory=dict, description="Fact (dotted, or the section it stands in) -> source and date.")
 
     @field_validator("scheduler", "launcher", "container")

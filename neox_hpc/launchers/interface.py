@@ -35,3 +35,4 @@ class Step:
 
 
 Launcher = Callable[[Step], list[str]]
+LauncherNote = Callable[[Step], str]

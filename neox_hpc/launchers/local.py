@@ -28,5 +28,14 @@ def local(step: Step) -> list[str]:
 
 def world_info(step: Step) -> str:
     """Host -> device ids, as DeepSpeed's launcher takes it: JSON in URL-safe base64."""
+    return base64.urlsafe_b64encode(_slots(step).encode()).decode()
+
+
+def local_note(step: Step) -> str:
+    """What the base64 text says."""
+    return f"world_info is {_slots(step)}"
+
+
+def _slots(step: Step) -> str:
     ids = [int(text) if text.isdigit() else text for text in step.gpu_ids] or list(range(step.ranks_per_node))
-    return base64.urlsafe_b64encode(json.dumps({"localhost": ids}).encode()).decode()
+    return json.dumps({"localhost": ids})
