@@ -22,9 +22,13 @@ class Fragment:
     """A contiguous piece of a parameter's flattened local shard that this rank updates."""
 
     parameter: GlobalParameter
+    shard_shape: tuple[int, ...]
+    """Of the parameter's shard on this tensor rank, of which ZeRO may leave only a piece here."""
     start: int
     tensors: Mapping[str, Tensor]
     """weight, exp_avg, exp_avg_sq: fp32 views into the optimizer's own memory, one dimension."""
+    whole_on_every_data_rank: bool
+    """ZeRO-0: all data ranks hold, and update, the same."""
 
     @property
     def length(self) -> int:
@@ -39,7 +43,13 @@ def fragments_of(engine: Any) -> list[Fragment]:
     optimizer = engine.optimizer
     if isinstance(optimizer, torch.optim.Optimizer):
         return [
-            Fragment(parameter=p, start=0, tensors={name: tensor.reshape(-1) for name, tensor in _state(optimizer, p.data, p).items()})
+            Fragment(
+                parameter=p,
+                shard_shape=tuple(p.shape),
+                start=0,
+                tensors={name: tensor.view(-1) for name, tensor in _state(optimizer, p.data, p).items()},
+                whole_on_every_data_rank=True,
+            )
             for p in parameters
         ]
     found = []
@@ -50,7 +60,15 @@ def fragments_of(engine: Any) -> list[Fragment]:
         flat = _flat_partitions(optimizer)[mapping.param_group_index]
         at, length = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
         tensors = {name: tensor.narrow(0, at, length) for name, tensor in _state(optimizer.optimizer, flat.data, flat).items()}
-        found.append(Fragment(parameter=p, start=mapping.lp_fragment_address.start, tensors=tensors))
+        found.append(
+            Fragment(
+                parameter=p,
+                shard_shape=tuple(p.shape),
+                start=mapping.lp_fragment_address.start,
+                tensors=tensors,
+                whole_on_every_data_rank=False,
+            )
+        )
     return found
 
 

@@ -1,0 +1,84 @@
+"""The format of a checkpoint: its manifest, version 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+FORMAT_VERSION: Literal[1] = 1
+MANIFEST = "manifest.json"
+WEIGHT = "weight"
+"""The kind of an fp32 weight; other kinds are the optimizer's moments."""
+
+
+class Slice(BaseModel):
+    """A contiguous piece of one tensor.
+
+    The whole tensor has ``global_shape``; its shard is ``shard_shape``, beginning at ``shard_offset`` of dimension ``shard_dim``; the
+    slice is elements [start, start + length) of the flattened shard.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: str
+    global_shape: tuple[int, ...]
+    shard_shape: tuple[int, ...]
+    shard_dim: int | None
+    shard_offset: int
+    start: int
+    length: int
+    file: str
+    key: str
+    crc32: int
+    """Of the slice's bytes, fp32, little endian."""
+
+
+class StoredFile(BaseModel):
+    """A file of the checkpoint and its size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bytes: int
+
+
+class Manifest(BaseModel):
+    """What a checkpoint holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    step: int
+    """Optimizer steps taken."""
+    run: str
+    """Name of the run that wrote it."""
+    vocab_size: int
+    padded_vocab_size: int
+    precision: str
+    files: tuple[StoredFile, ...]
+    slices: tuple[Slice, ...]
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a checkpoint whose files are all there at their full size.
+
+    Raises:
+        ValueError: there is none, it cannot be read, or a file is missing or short; the message names it.
+    """
+    path = directory / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{directory}: no checkpoint: it has no {MANIFEST}") from error
+    except (OSError, ValidationError) as error:
+        raise ValueError(f"{path}: damaged or of another format version: {str(error).splitlines()[0]}") from error
+    for stored in manifest.files:
+        file = directory / stored.name
+        size = file.stat().st_size if file.is_file() else None
+        if size != stored.bytes:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise ValueError(f"{file}: damaged checkpoint: {found}, its manifest promises {stored.bytes}")
+    return manifest
