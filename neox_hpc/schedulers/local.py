@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neox_hpc.schedulers.interface import RUN_NAME, JobState, JobStatus, Pattern
+from neox_hpc.schedulers.interface import RUN_NAME, JobStatus, Pattern
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -18,13 +18,10 @@ _KEPT = {"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TZ", "TMPDIR", "LD
 """What a login would have given the job as well.  LD_LIBRARY_PATH finds the GPU driver's library in some container images; which
 devices a shell was allowed (CUDA_VISIBLE_DEVICES) stands in the launch command."""
 
-_STATES = {"R": JobState.RUNNING, "S": JobState.RUNNING, "D": JobState.RUNNING, "T": JobState.RUNNING, "I": JobState.RUNNING}
-"""ps(1), PROCESS STATE CODES; Z (ended, not yet collected) and X are no running job."""
-
 
 @dataclass(frozen=True)
 class Local:
-    """bash, ps, kill: the job's id is its process id."""
+    """bash and kill: the job's id is its process id."""
 
     template: str = "local.sh.j2"
     takes: frozenset[str] = frozenset()
@@ -43,22 +40,19 @@ class Local:
         return {name: value for name, value in environ.items() if name in _KEPT or name.startswith("LC_")}
 
     def parse_job_id(self, stdout: str) -> str:
-        if not stdout.strip().isdigit():
+        if not stdout.strip().isdecimal():
             raise ValueError(f"no process id: {stdout.strip()!r}")
         return stdout.strip()
 
     def status_argvs(self, job_id: str) -> list[list[str]]:
-        return [["ps", "-o", "stat=", "-p", job_id]]
+        """Nobody to ask: whether the process lives is seen in /proc, how it ended in the run's outcome file."""
+        return []
 
     def parse_status(self, stdout: str) -> JobStatus | None:
-        """``None`` once the process is gone: the run's outcome file tells how it ended."""
-        word = stdout.strip()[:1]
-        if word in ("", "Z", "X"):
-            return None
-        return JobStatus(_STATES.get(word, JobState.UNKNOWN), word)
+        return None
 
     def is_unknown_job(self, stderr: str) -> bool:
-        return stderr.strip() == ""  # ps fails without a word when there is no such process
+        return False
 
     def cancel_argv(self, job_id: str) -> list[str]:
-        return ["kill", "-TERM", "--", f"-{job_id}"]  # the whole session: job.sh leads its process group
+        return ["kill", "-s", "TERM", "--", f"-{job_id}"]  # job.sh leads its process group

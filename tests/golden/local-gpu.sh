@@ -1,0 +1,67 @@
+#!/bin/bash
+# small on local: 1 nodes x 4 ranks = tensor 1 x pipe 1 x data 4, 16 sequences a step. Written by neox-hpc.
+
+run=/work/runs/small
+
+die() {
+  echo "neox-hpc: $1" >&2
+  exit 1
+}
+
+# Every start of this script is an attempt with a directory of its own; outcome is written however the script ends.
+attempt=1
+while [ -e "$run/logs/$attempt" ]; do attempt=$((attempt + 1)); done
+export NEOX_HPC_ATTEMPT_DIR="$run/logs/$attempt"
+mkdir "$NEOX_HPC_ATTEMPT_DIR" || die "cannot write to $run/logs"
+status=1 # until the training's own is known
+trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
+
+export OMP_NUM_THREADS=8
+export GLOO_SOCKET_IFNAME=lo
+export NCCL_SOCKET_IFNAME=lo
+export PYTHONDONTWRITEBYTECODE=1 # code/ stays what the receipt's hash says
+secrets=${HOME:-}/.config/neox-hpc/secrets.env # tokens are in no file of the run and in no argument
+if [ -r "$secrets" ]; then
+  set -a
+  # shellcheck source=/dev/null
+  . "$secrets"
+  set +a
+fi
+set -u # only now: modules and other people's files do not all stand it
+
+# Port: from the job's number, so that neighbours differ, and below the ephemeral range.
+hostfile=$NEOX_HPC_ATTEMPT_DIR/hostfile
+echo localhost | sed 's/$/ slots=4/' >"$hostfile"
+hosts=$(grep -c . "$hostfile")
+[ "$hosts" -eq 1 ] || die "the job has $hosts nodes and was planned for 1: see $hostfile"
+MASTER_ADDR=127.0.0.1
+MASTER_PORT=$((10000 + $$ % 20000))
+export MASTER_ADDR MASTER_PORT
+
+cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
+echo "neox-hpc: attempt $attempt, $hosts x 4 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
+# world_info is {"localhost": [0, 1, 2, 3]}
+/usr/bin/python3 -u -m deepspeed.launcher.launch --world_info=eyJsb2NhbGhvc3QiOiBbMCwgMSwgMiwgM119 \
+  --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" --quiet --no_local_rank --module model.train \
+  "$run/run.json" &
+launcher=$!
+
+# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
+# starts in the background ignores INT.
+signal=
+trap 'signal=TERM && kill -s TERM "$launcher"' TERM INT
+trap 'signal=USR1 && kill -s USR1 "$launcher"' USR1
+wait "$launcher"
+status=$?
+while [ -n "$signal" ]; do # the signal ended the wait, not the launcher
+  signal=
+  wait "$launcher"
+  status=$?
+done
+
+if [ "$status" -ne 0 ]; then
+  echo "neox-hpc: the training ended with exit status $status" >&2
+  first=$(find "$NEOX_HPC_ATTEMPT_DIR" -name 'rank*.error' -exec ls -tr {} + | head -n 1)
+  [ -z "$first" ] || { echo "neox-hpc: the first error is in $first:" && cat "$first"; } >&2
+fi
+exit "$status"

@@ -1,0 +1,89 @@
+#!/bin/bash
+# small on mountain: 512 nodes x 8 ranks = tensor 1 x pipe 1 x data 4096, 16384 sequences a step. Written by neox-hpc.
+#SBATCH --job-name=small
+#SBATCH --account=lab42
+#SBATCH --partition=batch
+#SBATCH --nodes=512
+#SBATCH --ntasks-per-node=8
+#SBATCH --cpus-per-task=7
+#SBATCH --gpus-per-node=8
+#SBATCH --time=12:00:00
+#SBATCH -C nvme
+#SBATCH --network=disable_rdzv_get
+#SBATCH --output=/work/runs/small/logs/job.out
+#SBATCH --open-mode=append
+#SBATCH --no-requeue
+#SBATCH --export=NONE
+
+run=/work/runs/small
+
+die() {
+  echo "neox-hpc: $1" >&2
+  exit 1
+}
+
+# Every start of this script is an attempt with a directory of its own; outcome is written however the script ends.
+attempt=1
+while [ -e "$run/logs/$attempt" ]; do attempt=$((attempt + 1)); done
+export NEOX_HPC_ATTEMPT_DIR="$run/logs/$attempt"
+mkdir "$NEOX_HPC_ATTEMPT_DIR" || die "cannot write to $run/logs"
+status=1 # until the training's own is known
+trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
+
+# --export=NONE keeps the submitting shell out of the job; without this, srun would keep this script's PATH out of its tasks.
+export SLURM_EXPORT_ENV=ALL
+
+. /etc/profile.d/modules.sh || exit
+module load PrgEnv-gnu/8.7.0 || exit
+module load rocm/7.1.1 || exit
+export OMP_NUM_THREADS=7
+export GLOO_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
+export NCCL_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
+export LD_LIBRARY_PATH="${CRAY_LD_LIBRARY_PATH:-}:${LD_LIBRARY_PATH:-}"
+export FI_MR_CACHE_MONITOR=kdreg2
+export NCCL_NET=OFI
+export PYTHONDONTWRITEBYTECODE=1 # code/ stays what the receipt's hash says
+secrets=${HOME:-}/.config/neox-hpc/secrets.env # tokens are in no file of the run and in no argument
+if [ -r "$secrets" ]; then
+  set -a
+  # shellcheck source=/dev/null
+  . "$secrets"
+  set +a
+fi
+set -u # only now: modules and other people's files do not all stand it
+
+# Port: from the job's number, so that neighbours differ, and below the ephemeral range.
+hostfile=$NEOX_HPC_ATTEMPT_DIR/hostfile
+scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/-hsn slots=8/' >"$hostfile"
+hosts=$(grep -c . "$hostfile")
+[ "$hosts" -eq 512 ] || die "the job has $hosts nodes and was planned for 512: see $hostfile"
+read -r MASTER_ADDR _ <"$hostfile"
+MASTER_PORT=$((10000 + ${SLURM_JOB_ID:?not in a Slurm job} % 20000))
+export MASTER_ADDR MASTER_PORT
+
+cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
+echo "neox-hpc: attempt $attempt, $hosts x 8 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
+srun --nodes=512 --ntasks=4096 --ntasks-per-node=8 --cpus-per-task=7 \
+  --cpu-bind=mask_cpu:0xfe000000000000,0xfe00000000000000,0xfe0000,0xfe000000,0xfe,0xfe00,0xfe00000000,0xfe0000000000 \
+  --distribution=block --kill-on-bad-exit=1 --mpi=none /sw/env/bin/python -u -m model.train "$run/run.json" &
+launcher=$!
+
+# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
+# starts in the background ignores INT.
+signal=
+trap 'signal=TERM && kill -s TERM "$launcher"' TERM INT
+trap 'signal=USR1 && kill -s USR1 "$launcher"' USR1
+wait "$launcher"
+status=$?
+while [ -n "$signal" ]; do # the signal ended the wait, not the launcher
+  signal=
+  wait "$launcher"
+  status=$?
+done
+
+if [ "$status" -ne 0 ]; then
+  echo "neox-hpc: the training ended with exit status $status" >&2
+  first=$(find "$NEOX_HPC_ATTEMPT_DIR" -name 'rank*.error' -exec ls -tr {} + | head -n 1)
+  [ -z "$first" ] || { echo "neox-hpc: the first error is in $first:" && cat "$first"; } >&2
+fi
+exit "$status"

@@ -1,0 +1,224 @@
+"""Job scripts are run, under bash and dash, with the programs around them faked: scontrol, srun and the ranks' Python.
+
+The fakes record what arrives and behave as they are told; nothing of ours is replaced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neox_hpc.launchers import LAUNCHERS
+from neox_hpc.plan import Plan
+from neox_hpc.render import render_script
+from neox_hpc.site import EnvValue
+from tests.planning import TWO_CORES, plan, site
+
+RECORDER = """#!/bin/sh
+printf '%s\\0' "$0" "$@" >"$RECORD/argv"
+env -0 >"$RECORD/env"
+pwd >"$RECORD/cwd"
+if [ -e "$RECORD/behave" ]; then . "$RECORD/behave"; fi
+"""
+SCONTROL = """#!/bin/sh
+[ "$1 $2" = "show hostnames" ] || exit 9
+echo "$3" | tr , '\\n'
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A run directory, the fake programs and what they recorded."""
+
+    root: Path
+    shell: str
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    def start(self, job: Plan, *, hosts: str = "n1,n2", behave: str = "", **environ: str) -> subprocess.Popen[str]:
+        """Start the job's script as its scheduler would."""
+        (self.root / "record" / "behave").write_text(behave)
+        script = self.run / "job.sh"
+        script.write_text(render_script(job))
+        clean = {
+            "PATH": f"{self.root / 'bin'}:/usr/bin:/bin",
+            "HOME": str(self.root / "home"),
+            "RECORD": str(self.root / "record"),
+            "SLURM_JOB_ID": "123456",
+            "SLURM_JOB_NODELIST": hosts,
+        }
+        command = [self.shell, str(script)]
+        return subprocess.Popen(command, env=clean | environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/")
+
+    def finish(self, job: Plan, **options: Any) -> tuple[int, str]:
+        """Exit status and output."""
+        process = self.start(job, **options)
+        output, _ = process.communicate(timeout=20)
+        return process.returncode, output
+
+    def argv(self) -> list[str]:
+        return (self.root / "record" / "argv").read_text().split("\0")[:-1]
+
+    def env(self) -> dict[str, str]:
+        pairs = (self.root / "record" / "env").read_text().split("\0")[:-1]
+        return dict(pair.split("=", 1) for pair in pairs)
+
+    def outcome(self, attempt: int = 1) -> str:
+        return (self.run / "logs" / str(attempt) / "outcome").read_text()
+
+    def wait_for_ranks(self) -> None:
+        """Until the launcher runs and has set what it was told to."""
+        deadline = time.monotonic() + 10
+        while not (self.root / "record" / "ready").exists():
+            assert time.monotonic() < deadline, "the launcher was not started"
+            time.sleep(0.01)
+
+
+@pytest.fixture(params=["bash", "dash"])
+def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    if shutil.which(request.param) is None:
+        pytest.skip(f"no {request.param} here: apt-get install {request.param}")
+    for folder in ("run/logs", "run/code", "bin", "record", "home"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, text in (("srun", RECORDER), ("python", RECORDER), ("scontrol", SCONTROL)):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    yield Stage(root=tmp_path, shell=request.param)
+
+
+def slurm_job(stage: Stage, *sets: str, nodes: int = 2) -> Plan:
+    """Two nodes of two ranks."""
+    given = ("node.gpus=0", "node.cpu_ranks=2", f"software.python={stage.root / 'bin' / 'python'}")
+    return plan(site("slurm", *given, *sets), nodes=nodes, run_dir=str(stage.run))
+
+
+def local_job(stage: Stage) -> Plan:
+    return plan(site("local", f"software.python={stage.root / 'bin' / 'python'}"), facts=TWO_CORES, run_dir=str(stage.run))
+
+
+def test_launcher_gets_the_argv_that_its_function_gives_for_that_address_and_port(stage: Stage) -> None:
+    for job, address, port in ((slurm_job(stage), "n1", "13456"), (local_job(stage), "127.0.0.1", None)):
+        status, output = stage.finish(job)
+        assert (status, output.count("neox-hpc:")) == (0, 1), output
+        arrived, env = stage.argv(), stage.env()
+        step = dataclasses.replace(
+            job.step, master_addr=address, master_port=port or env["MASTER_PORT"], module_args=(str(stage.run / "run.json"),)
+        )
+        expected = LAUNCHERS[job.site.launcher](step)
+        assert [Path(arrived[0]).name, *arrived[1:]] == [Path(expected[0]).name, *expected[1:]]
+        assert (env["MASTER_ADDR"], env["MASTER_PORT"]) == (address, port or env["MASTER_PORT"])
+        assert 10000 <= int(env["MASTER_PORT"]) < 30000
+
+
+def test_ranks_start_in_the_snapshot_of_the_code(stage: Stage) -> None:
+    stage.finish(slurm_job(stage))
+    assert (stage.root / "record" / "cwd").read_text().strip() == str(stage.run / "code")
+
+
+def test_hostfile_lists_every_node_with_its_slots_and_the_sites_suffix(stage: Stage) -> None:
+    stage.finish(slurm_job(stage, "network.host_suffix=-ib"))
+    assert (stage.run / "logs/1/hostfile").read_text() == "n1-ib slots=2\nn2-ib slots=2\n"
+    assert stage.env()["MASTER_ADDR"] == "n1-ib"
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 137])
+def test_exit_status_is_the_trainings(stage: Stage, code: int) -> None:
+    status, output = stage.finish(slurm_job(stage), behave=f"exit {code}")
+    assert (status, stage.outcome()) == (code, f"exit_status={code}\n")
+    assert (f"ended with exit status {code}" in output) == (code != 0)
+
+
+def test_every_start_is_an_attempt_of_its_own(stage: Stage) -> None:
+    stage.finish(slurm_job(stage), behave="exit 3")
+    stage.finish(slurm_job(stage))
+    assert (stage.outcome(1), stage.outcome(2)) == ("exit_status=3\n", "exit_status=0\n")
+    assert stage.env()["NEOX_HPC_ATTEMPT_DIR"] == str(stage.run / "logs" / "2")
+
+
+def test_earliest_rank_error_is_the_last_thing_in_the_log(stage: Stage) -> None:
+    behave = """
+for rank in 7 3 12; do echo "rank $rank: no memory" >"$NEOX_HPC_ATTEMPT_DIR/rank$rank.error"; done
+touch -d '2020-01-01' "$NEOX_HPC_ATTEMPT_DIR/rank3.error"
+exit 1
+"""
+    status, output = stage.finish(slurm_job(stage), behave=behave)
+    assert status == 1
+    assert output.splitlines()[-2:] == [f"neox-hpc: the first error is in {stage.run}/logs/1/rank3.error:", "rank 3: no memory"]
+
+
+@pytest.mark.parametrize(("sent", "arrives"), [("TERM", "TERM"), ("INT", "TERM"), ("USR1", "USR1")])
+def test_a_signal_goes_on_to_the_launcher_and_its_status_comes_back(stage: Stage, sent: str, arrives: str) -> None:
+    behave = f"""
+trap 'echo got {arrives}; kill $sleeper; exit 42' {arrives}
+sleep 20 &
+sleeper=$!
+touch "$RECORD/ready"
+wait
+exit 7
+"""
+    process = stage.start(slurm_job(stage), behave=behave)
+    stage.wait_for_ranks()
+    process.send_signal(getattr(signal, f"SIG{sent}"))
+    output, _ = process.communicate(timeout=10)
+    assert f"got {arrives}" in output
+    assert (process.returncode, stage.outcome()) == (42, "exit_status=42\n")
+
+
+def test_a_job_with_other_nodes_than_planned_does_not_start(stage: Stage) -> None:
+    status, output = stage.finish(slurm_job(stage), hosts="n1,n2,n3")
+    assert status == 1
+    assert "the job has 3 nodes and was planned for 2" in output
+    assert stage.outcome() == "exit_status=1\n"
+    assert not (stage.root / "record" / "argv").exists()
+
+
+def test_a_failing_module_ends_the_job_before_the_ranks_start(stage: Stage) -> None:
+    init = stage.root / "modules.sh"
+    init.write_text('module() { echo "module $*"; [ "$2" != absent ]; }\n')
+    job = slurm_job(stage, f"modules.init={init}", 'modules.load=["rocm/7.1", "absent"]')
+    status, output = stage.finish(job)
+    assert (status, output) == (1, "module load rocm/7.1\nmodule load absent\n")
+    assert stage.outcome() == "exit_status=1\n"
+
+
+def test_secrets_reach_the_ranks_and_stand_in_no_file_of_the_run(stage: Stage) -> None:
+    folder = stage.root / "home/.config/neox-hpc"
+    folder.mkdir(parents=True)
+    (folder / "secrets.env").write_text("WANDB_API_KEY='s3 cret'\n")
+    _, output = stage.finish(slurm_job(stage))
+    assert stage.env()["WANDB_API_KEY"] == "s3 cret"
+    written = [path.read_text() for path in stage.run.rglob("*") if path.is_file()]
+    assert not [text for text in [output, *written, *stage.argv()] if "s3 cret" in text]
+
+
+def test_evil_values_reach_the_ranks_as_they_are(stage: Stage) -> None:
+    evil = {"A": "it's $HOME `id` \"x\"", "B": "a,b(x2)\nsecond line\\", "C": "", "D": " *  ~ "}
+    job = slurm_job(stage)
+    job = dataclasses.replace(job, env=tuple((name, EnvValue(value=value)) for name, value in evil.items()))
+    stage.finish(job)
+    assert {name: stage.env()[name] for name in evil} == evil
+
+
+def test_a_run_directory_with_spaces_and_quotes_works_locally(tmp_path: Path) -> None:
+    run = tmp_path / "a b's $HOME"
+    (run / "logs").mkdir(parents=True)
+    (run / "code").mkdir()
+    python = tmp_path / "my python"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" "$PWD" >{shlex.quote(str(tmp_path / "seen"))}\n')
+    python.chmod(0o755)
+    job = plan(site("local", f"software.python={python}"), run_dir=str(run))
+    (run / "job.sh").write_text(render_script(job))
+    subprocess.run(["bash", str(run / "job.sh")], check=True, env={"PATH": os.defpath}, capture_output=True)
+    assert (tmp_path / "seen").read_text().splitlines()[-2:] == [str(run / "run.json"), str(run / "code")]
