@@ -1,0 +1,238 @@
+"""A training run, from its configuration to its last checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from model.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from model.checkpoint.directory import remove_unfinished
+from model.checkpoint.manifest import WEIGHT
+from model.config import BatchSizes, ConfigError, RunConfig, RunFile
+from model.data.loader import Split, Splits, open_data
+from model.engine.fragments import MOMENTS, after_load, fragments_of
+from model.engine.start import choose_device, join_ranks, leave_ranks
+from model.engine.trainer import StepResult, Trainer
+from model.gpt import GPT
+from model.monitor.console import Console
+from model.monitor.metrics import MetricsFile
+from model.monitor.throughput import step_flops
+from model.optim import learning_rate
+from model.parallel.groups import Groups, make_groups
+from model.ranks import Ranks
+from model.tokenizers import build_tokenizer
+
+
+def train_run(run: RunFile, run_dir: Path, ranks: Ranks) -> None:
+    """Train ``run`` on this rank, beginning from its newest checkpoint if it has one.
+
+    Raises:
+        ConfigError: it asks for what does not train yet.
+        ValueError: data, tokenizer, checkpoint or layout do not fit; the message says which.
+        FloatingPointError: the loss is no number any more.
+    """
+    config = run.config
+    refusals = config.untrained()
+    if refusals:
+        raise ConfigError(refusals)
+    if run.world_size not in (None, ranks.world_size):
+        raise ValueError(f"the run was planned for {run.world_size} ranks, {ranks.world_size} were started")
+    layout = config.layout(ranks.world_size)
+    batch = config.batch_sizes(layout)
+    tokenizer = build_tokenizer(config.tokenizer)
+    device = choose_device(run.device, ranks)
+    join_ranks(device, config.training.distributed_backend)
+    try:
+        groups = make_groups(layout, ranks.rank)
+        _agree(run, groups)
+        data = _open_data(config, batch, run_dir, groups, tokenizer.eod)
+        trainer = Trainer(GPT(config, tokenizer.vocab_size, groups), config, batch, groups, device)
+        _Run(run, run_dir, batch, groups, data, trainer).train()
+    finally:
+        leave_ranks()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Everything a run has while it trains."""
+
+    run: RunFile
+    run_dir: Path
+    batch: BatchSizes
+    groups: Groups
+    data: Splits
+    trainer: Trainer
+
+    def train(self) -> None:
+        config = self.run.config
+        last = config.training.train_iters
+        assert last is not None, "open_data has refused a run without train_iters"
+        stop = min(last, config.training.exit_interval or last)
+        done = self._begin()
+        with Console(rank=self.groups.rank, interval=config.logging.log_interval, last_step=last, begin_step=done) as console:
+            console.table("implementations", self.trainer.engine.module.implementations.rows())
+            console.say(f"begin at step {done} of {last}, {self.groups.layout.world_size} ranks, {config.precision}, ZeRO-{config.zero_stage}")
+            metrics = MetricsFile(self.run_dir / "metrics.jsonl", begin_step=done) if self.groups.rank == 0 else None
+            saved = done
+            for step in range(done, stop):
+                self._step(step, console, metrics)
+                if (step + 1) % config.training.eval_interval == 0 or step + 1 == stop:
+                    self._validate(step + 1, console, metrics)
+                if self._saves_at(step + 1):
+                    saved = self._save(step + 1, console)
+            if config.checkpoints.save is not None and saved != stop and stop > done:
+                self._save(stop, console)
+            console.say(f"finished at step {stop}")
+            if metrics is not None:
+                metrics.close()
+
+    def _step(self, step: int, console: Console, metrics: MetricsFile | None) -> None:
+        """Optimizer step ``step`` (0 is the first)."""
+        config = self.run.config
+        torch.manual_seed(_dropout_seed(config.training.seed, step, self.groups.data_rank))
+        begin = time.perf_counter()
+        first = step * self.batch.accumulation
+        batches = (self.data.train.batch(first + i, self.groups.data_rank) for i in range(self.batch.accumulation))
+        rate = learning_rate(config, step)
+        try:
+            result = self.trainer.train_step(batches, rate)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"step {step + 1}: {error}") from error
+        if metrics is not None:
+            line = self._line(step + 1, result, rate, time.perf_counter() - begin)
+            metrics.write(line)
+            console.step(line)
+
+    def _line(self, number: int, result: StepResult, rate: float, seconds: float) -> dict[str, float | int]:
+        config, layout = self.run.config, self.groups.layout
+        vocab = self.trainer.engine.module.padded_vocab_size
+        per_rank = step_flops(config, self.batch.train, vocab, recomputed=True) / seconds / layout.world_size / 1e12
+        line: dict[str, float | int] = {
+            "step": number,
+            "loss": result.loss,
+            "lr": rate,
+            "grad_norm": result.grad_norm,
+            "step_time_s": seconds,
+            "tokens_per_s": self.batch.train * config.architecture.seq_length / seconds,
+            "tflops_per_rank": per_rank,
+        }
+        if config.logging.peak_theoretical_tflops is not None:
+            model_flops = step_flops(config, self.batch.train, vocab, recomputed=False)
+            line["mfu"] = model_flops / seconds / layout.world_size / 1e12 / config.logging.peak_theoretical_tflops
+        if result.loss_scale is not None:
+            line |= {"loss_scale": result.loss_scale, "skipped": int(result.skipped)}
+        return line
+
+    def _validate(self, number: int, console: Console, metrics: MetricsFile | None) -> None:
+        rounds = self.run.config.training.eval_iters
+        if self.data.valid is None or not rounds:
+            return
+        loss = self.trainer.validate(_rounds(self.data.valid, rounds, self.groups.data_rank))
+        console.say(f"step {number}: validation loss {loss:.4f}")
+        if metrics is not None:
+            metrics.write({"step": number, "validation_loss": loss})
+
+    def _saves_at(self, number: int) -> bool:
+        keys = self.run.config.checkpoints
+        if keys.save is None:
+            return False
+        if keys.extra_save_iters and number in keys.extra_save_iters:
+            return True
+        if keys.checkpoint_factor is None:
+            return False
+        if keys.checkpoint_scale == "linear":
+            return number % int(keys.checkpoint_factor) == 0
+        power: float = 1
+        while round(power) < number:
+            power *= keys.checkpoint_factor
+        return round(power) == number
+
+    def _save(self, number: int, console: Console) -> int:
+        config, module = self.run.config, self.trainer.engine.module
+        begin = time.perf_counter()
+        path = save_checkpoint(
+            Path(str(config.checkpoints.save)),
+            number,
+            fragments_of(self.trainer.engine),
+            self.groups,
+            run=self.run.name,
+            vocab_size=module.vocab_size,
+            padded_vocab_size=module.padded_vocab_size,
+            precision=config.precision,
+            keep=config.checkpoints.keep_last_n_checkpoints,
+        )
+        console.say(f"step {number}: saved {path} in {time.perf_counter() - begin:.1f} s")
+        return number
+
+    def _begin(self) -> int:
+        """Load where the run begins; return the steps already taken."""
+        keys = self.run.config.checkpoints
+        if keys.save is not None and self.groups.rank == 0:
+            remove_unfinished(Path(keys.save))
+        own = self._newest(keys.save) if keys.save is not None and (keys.save == keys.load or self._is_ours(keys.save)) else None
+        if own is not None:
+            return self._load(own, fresh=False)
+        if keys.load is None or keys.load == keys.save:
+            return 0
+        other = self._newest(keys.load)
+        if other is None:
+            raise ValueError(f"load: {keys.load} holds no checkpoint")
+        return self._load(other, fresh=keys.finetune)
+
+    def _is_ours(self, save: str) -> bool:
+        return Path(save).is_relative_to(self.run_dir)
+
+    def _newest(self, directory: str) -> Path | None:
+        return newest_checkpoint(Path(directory), say=lambda message: print(message, flush=True) if self.groups.rank == 0 else None)
+
+    def _load(self, directory: Path, *, fresh: bool) -> int:
+        with_moments = not fresh and not self.run.config.checkpoints.no_load_optim
+        kinds = (WEIGHT, *MOMENTS) if with_moments else (WEIGHT,)
+        manifest = load_checkpoint(directory, fragments_of(self.trainer.engine), kinds=kinds)
+        after_load(self.trainer.engine, manifest.step, with_moments=with_moments)
+        if self.groups.rank == 0:
+            print(f"loaded {directory} ({', '.join(kinds)})", flush=True)
+        return 0 if fresh else manifest.step
+
+
+def _rounds(split: Split, rounds: int, data_rank: int):  # type: ignore[no-untyped-def]  # a generator of Batch
+    for number in range(rounds):
+        yield split.batch(number, data_rank)
+
+
+def _open_data(config: RunConfig, batch: BatchSizes, run_dir: Path, groups: Groups, eod: int | None) -> Splits:
+    """The first rank builds the sample index, the others wait for it."""
+    index = run_dir / "index"
+    if groups.rank == 0:
+        data = open_data(config, batch, index, build=True, eod=eod)
+    if groups.layout.world_size > 1:
+        dist.barrier()
+    return data if groups.rank == 0 else open_data(config, batch, index, build=False, eod=eod)
+
+
+def _agree(run: RunFile, groups: Groups) -> None:
+    """All ranks have the same configuration, or the first that differs is named.
+
+    Raises:
+        ValueError: they have not.
+    """
+    if groups.layout.world_size == 1:
+        return
+    mine = hashlib.sha256(run.model_dump_json().encode()).hexdigest()
+    everyone: list[tuple[str, str]] = [("", "")] * groups.layout.world_size
+    dist.all_gather_object(everyone, (mine, os.uname().nodename))
+    for rank, (theirs, host) in enumerate(everyone):
+        if theirs != everyone[0][0]:
+            raise ValueError(f"rank {rank} on {host} has another run.json than rank 0 on {everyone[0][1]}: is the file system shared?")
+
+
+def _dropout_seed(seed: int, step: int, data_rank: int) -> int:
+    """The same on all tensor ranks, another one for every step and data rank; so resuming needs no saved random state."""
+    digest = hashlib.sha256(f"{seed}/{step}/{data_rank}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
