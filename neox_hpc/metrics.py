@@ -38,7 +38,7 @@ class Progress:
 
 def parse_lines(text: str) -> list[Line]:
     """The lines that are whole objects with a step."""
-    found = []
+    found: list[Line] = []
     for text_line in text.splitlines():
         try:
             line = json.loads(text_line)

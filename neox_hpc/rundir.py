@@ -147,7 +147,7 @@ class RunDir:
         if not path.exists():
             return None
         known = {field.name for field in dataclasses.fields(Receipt)}
-        values = {
+        values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in _read_json(path).items() if key in known
         }
         try:

@@ -1,0 +1,39 @@
+"""``neox-hpc cancel``: stop a job.
+
+Changes when stopping does.
+"""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from neox_hpc.cli.runs import RunParameter
+from neox_hpc.cli.surroundings import now_utc, user_name
+from neox_hpc.errors import Problem, UserError
+from neox_hpc.jobs import asker, cancel_job, scheduler_of
+from neox_hpc.rundir import RunDir, write_cancelled
+from neox_hpc.status import look
+
+
+@click.command()
+@click.argument("run", type=RunParameter())
+def cancel(run: RunDir) -> None:
+    """Stop a run's job.  RUN is a directory, a name or a job id.  Its files and checkpoints stay.
+
+    \b
+    Examples:
+      neox-hpc cancel quickstart
+      neox-hpc cancel 4711
+    """
+    receipt = run.receipt
+    if receipt is None:
+        raise UserError(Problem(run.name, "was never submitted: there is no job to cancel"))
+    standing = look(run, asker(run, os.environ))
+    if standing.verdict.state.ended:
+        click.echo(f"{run.name} has ended already: {standing.verdict.state.value}")
+        return
+    cancel_job(scheduler_of(run), receipt, os.environ)
+    write_cancelled(run, at=now_utc(), user=user_name())
+    click.echo(f"{run.name}: job {receipt.job_id} is cancelled; its files are in {run.path}")

@@ -1,0 +1,181 @@
+"""Steps 1 to 5 of a submit: from the command line to rendered files.  Nothing here, and nothing imported here, can reach a scheduler.
+
+Changes when what the command line asks for does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from neox_hpc import __version__
+from neox_hpc.cli.surroundings import git_commit, user_name
+from neox_hpc.errors import Problem, UserError
+from neox_hpc.plan import Plan, Planned, Request, make_plan, run_name
+from neox_hpc.probe import probe
+from neox_hpc.render import JobFiles, render
+from neox_hpc.rundir import choose_path
+from neox_hpc.settings import Loaded, load_config
+from neox_hpc.site import Site, list_sites, load_site, read_walltime
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The command line."""
+
+    configs: tuple[str, ...]
+    site: str | None
+    conf_dir: str | None
+    sets: tuple[str, ...]
+    site_sets: tuple[str, ...]
+    nodes: int | None
+    walltime_s: int | None
+    account: str | None
+    queue: str | None
+    name: str | None
+    output_dir: str
+    run_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A job up to its rendered files."""
+
+    path: Path
+    """The run directory; it does not exist yet."""
+    request: Request
+    planned: Planned
+    files: JobFiles | None
+    """Absent when no plan can be made."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan, once :meth:`refuse` has let it pass."""
+        assert self.planned.plan is not None
+        return self.planned.plan
+
+
+def job_options(command: Command) -> Command:
+    """The arguments and options that ``submit`` and ``render`` share."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def asked_of(options: dict[str, Any]) -> Asked:
+    """The options of :func:`job_options` as one value."""
+    return Asked(**options)
+
+
+def prepare(asked: Asked, *, cwd: Path) -> Prepared:
+    """Read, plan, render.
+
+    Raises:
+        UserError: the files or the site cannot be read; problems of the plan are in the result.
+    """
+    loaded, site = _load(asked, cwd)
+    name = run_name(asked.name, loaded.files)
+    request = Request(
+        name=name,
+        run_dir=str(choose_path(cwd / Path(asked.output_dir).expanduser(), _as_directory(name), asked.run_id)),
+        cwd=str(cwd),
+        user=user_name(),
+        git_commit=git_commit(cwd),
+        neox_hpc=__version__,
+        nodes=asked.nodes,
+        walltime_s=asked.walltime_s,
+        account=asked.account,
+        queue=asked.queue,
+    )
+    planned = make_plan(loaded, site, request, probe(loaded.config, site, cwd=cwd, environ=os.environ))
+    files = render(planned.plan) if planned.plan is not None else None
+    return Prepared(path=Path(request.run_dir), request=request, planned=planned, files=files)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What was decided without being asked."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Every problem on stderr; keys that do not train yet in one block."""
+    problems = tuple(problems)
+    for problem in problems:
+        if problem.kind != "untrained":
+            click.echo(str(problem), err=True)
+    untrained = [problem for problem in problems if problem.kind == "untrained"]
+    if untrained:
+        click.echo(f"{len(untrained)} keys render, but this version does not train them yet:", err=True)
+        for problem in untrained:
+            click.echo(f"  {problem.where}: {problem.wrong}" + (f" ({problem.fix})" if problem.fix else ""), err=True)
+
+
+def _load(asked: Asked, cwd: Path) -> tuple[Loaded, Site]:
+    """The configuration and the site; the problems of both at once."""
+    problems: list[Problem] = []
+    loaded = _collect(problems, lambda: load_config(asked.configs, conf_dir=asked.conf_dir, sets=asked.sets, cwd=cwd))
+    site = _collect(problems, lambda: load_site(_site_of(asked), asked.site_sets, cwd=cwd))
+    if problems or loaded is None or site is None:
+        raise UserError(problems)
+    return loaded, site
+
+
+def _collect(problems: list[Problem], load: Callable[[], Value]) -> Value | None:
+    try:
+        return load()
+    except UserError as error:
+        problems += error.problems
+        return None
+
+
+def _site_of(asked: Asked) -> str:
+    if asked.site is None:
+        raise UserError(
+            Problem("--site", "no machine is named", f"write --site NAME: one of {', '.join(list_sites())}, or a file's path")
+        )
+    return asked.site
+
+
+def _as_directory(name: str) -> str:
+    """A name that is no plain file name is refused by the plan, together with everything else; until then it must not lead elsewhere."""
+    return name.replace("/", "_").replace("\0", "_").lstrip(".") or "run"
+
+
+def _read_time(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else read_walltime(value)
+    except ValueError as error:
+        raise UserError(Problem("--time", str(error))) from None
+
+
+_OPTIONS = (
+    click.argument("configs", nargs=-1, required=True, metavar="CONFIG.yml..."),
+    click.option("-s", "--site", help="The machine: a name (neox-hpc sites list) or a site file."),
+    click.option("-d", "--conf-dir", help="Directory that relative CONFIG paths count from."),
+    click.option(
+        "--set",
+        "sets",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a key: --set train_iters=100 --set optimizer.params.lr=0.001",
+    ),
+    click.option(
+        "--site-set", "site_sets", multiple=True, metavar="FACT=VALUE", help="Override a fact of the site: --site-set node.gpus=4"
+    ),
+    click.option("-N", "--nodes", type=click.IntRange(min=1), help="Nodes; default: the fewest that hold the model."),
+    click.option("-t", "--time", "walltime_s", callback=_read_time, metavar="TIME", help="Walltime: 90m, 2h, 1d12h or HH:MM:SS."),
+    click.option("-A", "--account", help="Account that pays."),
+    click.option("-q", "--queue", help="Queue (Slurm: partition)."),
+    click.option("--name", help="Name of the job; default: the first configuration file's."),
+    click.option("-o", "--output-dir", default="runs", show_default=True, help="Where run directories are made."),
+    click.option("--run-id", help="Name of the run directory; default: the job's name, with .2, .3 … when it is taken."),
+)

@@ -1,0 +1,37 @@
+"""The RUN argument: how a verb gets the run that the user means.
+
+Changes when how runs are named on the command line does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from neox_hpc.registry import find_run, read_registry, registry_file
+from neox_hpc.rundir import RunDir
+
+
+class RunParameter(click.ParamType[RunDir]):
+    """A run: the path of its directory, its name, or its job id."""
+
+    name = "run"
+
+    def convert(self, value: str | RunDir, param: click.Parameter | None, ctx: click.Context | None) -> RunDir:
+        return value if isinstance(value, RunDir) else find_run(value, file=registry_file(os.environ), cwd=Path.cwd())
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        names = dict.fromkeys(entry.name for entry in read_registry(registry_file(os.environ)))
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def newest_run() -> RunDir:
+    """The run that was submitted last.
+
+    Raises:
+        UserError: there is none.
+    """
+    return find_run(None, file=registry_file(os.environ), cwd=Path.cwd())

@@ -1,0 +1,154 @@
+"""``neox-hpc status``: how one run stands, for a person and for a program.
+
+Changes when what is shown of a run does.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any
+
+import click
+
+from neox_hpc.cli.runs import RunParameter, newest_run
+from neox_hpc.cli.show import duration, number, print_facts, print_json, style_state
+from neox_hpc.jobs import asker
+from neox_hpc.logs import tail
+from neox_hpc.rundir import RunDir
+from neox_hpc.status import Standing, State, look, remaining_s
+
+TAIL_LINES = 12
+
+
+@click.command()
+@click.argument("run", type=RunParameter(), required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+def status(run: RunDir | None, as_json: bool) -> None:
+    """How a run stands.  RUN is a directory, a name or a job id; without it: the newest run.
+
+    \b
+    The scheduler is asked; when it does not answer, or has forgotten the job, the run directory tells.
+    Exits 0 whenever the state could be told, whatever it is (use --json in scripts).
+
+    \b
+    Examples:
+      neox-hpc status
+      neox-hpc status quickstart.2
+      neox-hpc status 4711 --json | jq -r .state
+    """
+    run = run or newest_run()
+    standing = look(run, asker(run, os.environ))
+    if as_json:
+        print_json(as_facts(standing))
+    else:
+        print_standing(standing)
+
+
+def as_facts(standing: Standing) -> dict[str, Any]:
+    """For ``--json``."""
+    verdict, progress, error = standing.verdict, standing.progress, standing.first_error
+    return {
+        "name": standing.run.name,
+        "run_dir": str(standing.run.path),
+        "site": standing.site,
+        "scheduler": standing.scheduler,
+        "job_id": standing.job_id,
+        "state": verdict.state.value,
+        "why": verdict.why,
+        "exit_status": verdict.exit_status,
+        "attempt": standing.attempt,
+        "step": progress.step,
+        "train_iters": standing.train_iters,
+        "loss": progress.loss,
+        "validation_loss": progress.validation_loss,
+        "validation_step": progress.validation_step,
+        "tokens_per_s": progress.tokens_per_s,
+        "elapsed_s": standing.elapsed_s,
+        "remaining_s": remaining_s(standing),
+        "quiet_s": standing.quiet_s,
+        "first_error": None if error is None else {"rank": error.rank, "message": error.message, "file": str(error.path)},
+        "log": str(standing.run.log),
+    }
+
+
+def print_standing(standing: Standing) -> None:
+    """For a person: the state and its cause first, the way on last."""
+    run, verdict = standing.run, standing.verdict
+    click.echo(f"{click.style(run.name, bold=True)}  {style_state(verdict.state.value)}{_reason(standing)}")
+    print_facts(
+        [
+            ("error", _error(standing)),
+            ("warning", _warning(standing)),
+            ("step", _progress(standing)),
+            (
+                "job",
+                f"{standing.job_id or 'none'} on {standing.site}" + (f", attempt {standing.attempt}" if standing.attempt else ""),
+            ),
+            (
+                "elapsed",
+                duration(standing.elapsed_s) + (f", {duration(left)} left" if (left := remaining_s(standing)) is not None else ""),
+            ),
+            ("run", str(run.path)),
+            ("log", str(run.log) if run.log.exists() else ""),
+        ]
+    )
+    if verdict.state in (State.FAILED, State.LOST, State.TIMEOUT) and standing.first_error is None:
+        _print_tail(run)
+    print_facts([("next", _next(standing))])
+
+
+def _reason(standing: Standing) -> str:
+    verdict = standing.verdict
+    parts = [verdict.why, f"exit status {verdict.exit_status}" if verdict.exit_status else ""]
+    words = ", ".join(part for part in parts if part)
+    return f"  ({words})" if words else ""
+
+
+def _error(standing: Standing) -> str:
+    error = standing.first_error
+    if error is None or standing.verdict.state is State.DONE:
+        return ""
+    return f"rank {error.rank}: {error.message}\n{error.path}"
+
+
+def _warning(standing: Standing) -> str:
+    if standing.quiet_s is None:
+        return ""
+    return f"no step for {duration(standing.quiet_s)}: it may hang (one step takes {number(standing.progress.step_time_s, '.3g') or '?'} s)"
+
+
+def _progress(standing: Standing) -> str:
+    progress = standing.progress
+    if progress.step is None:
+        return "none yet" if standing.attempt else ""
+    total = f"/{standing.train_iters} ({100 * progress.step // standing.train_iters} %)" if standing.train_iters else ""
+    loss = f"  loss {number(progress.loss, '.4f')}" if progress.loss is not None else ""
+    speed = f"  {number(progress.tokens_per_s, ',.0f')} tokens/s" if progress.tokens_per_s is not None else ""
+    valid = (
+        f"  validation {progress.validation_loss:.4f} at step {progress.validation_step}"
+        if progress.validation_loss is not None
+        else ""
+    )
+    return f"{progress.step}{total}{loss}{valid}{speed}"
+
+
+def _print_tail(run: RunDir) -> None:
+    lines = tail(run.log, TAIL_LINES)
+    click.echo(
+        f"  last lines of the log:\n{''.join(f'    {line}{chr(10)}' for line in lines)}" if lines else "  the job wrote no output",
+        nl=False,
+    )
+    if not lines:
+        click.echo()
+
+
+def _next(standing: Standing) -> str:
+    name, state = shlex.quote(standing.run.name), standing.verdict.state
+    if state is State.NOT_SUBMITTED:
+        return "it was written, not submitted"
+    if state in (State.RUNNING, State.PENDING):
+        return f"neox-hpc logs -f {name}   neox-hpc cancel {name}"
+    if state is State.DONE:
+        return f"neox-hpc plot {name}"
+    return f"neox-hpc logs {name}"

@@ -1,0 +1,160 @@
+"""``neox-hpc submit`` and ``render``: a configuration becomes a run.
+
+Changes when the steps of a submit do.  ``--dry-run`` ends before anything is imported that could write or reach a scheduler.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neox_hpc.cli.prepare import Prepared, asked_of, job_options, prepare, print_notes, print_problems
+from neox_hpc.cli.show import print_facts, print_json
+from neox_hpc.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from neox_hpc.rundir import Receipt, RunDir
+
+
+@click.command()
+@job_options
+@click.option("--dry-run", is_flag=True, help="Print the script that would be submitted, byte for byte; write and submit nothing.")
+@click.option("-w", "--watch", is_flag=True, help="Stay and show the training's progress; exit as the job does.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+def submit(dry_run: bool, watch: bool, as_json: bool, **options: Any) -> int:
+    """Plan a training run, write its run directory, and submit its job.
+
+    \b
+    Relative data_path, vocab_file and load count from here; save, log_dir and tensorboard_dir from the run directory,
+    which is OUTPUT_DIR/NAME, or NAME.2, NAME.3 … when that exists.
+
+    \b
+    Examples:
+      neox-hpc submit --site local --watch configs/quickstart.yml
+      neox-hpc submit --site slurm --site-set node.gpus=4 --nodes 2 --time 2h -A project42 my.yml
+      neox-hpc submit --site slurm --dry-run -d configs 125M local_setup --set train_iters=1000
+    """
+    if watch and (as_json or dry_run):
+        raise UserError(
+            Problem("--watch", "cannot be combined with --json or --dry-run", "remove one; `neox-hpc status --json` shows a run")
+        )
+    prepared = prepare(asked_of(options), cwd=Path.cwd())
+    if dry_run:
+        return _show(prepared, as_json)
+    _refuse(prepared, prepared.planned.problems)
+    run, receipt = _submit(prepared)
+    if as_json:
+        print_json({"name": run.name, "run_dir": str(run.path), "job_id": receipt.job_id, "site": prepared.plan.site.name})
+        return 0
+    _print_submitted(prepared, run, receipt, watch=watch)
+    if watch:
+        from neox_hpc.cli.watch import watch_run
+
+        return watch_run(run)
+    return 0
+
+
+@click.command()
+@job_options
+def render(**options: Any) -> int:
+    """Write the run directory that submit would write, and submit nothing.  Its path is the last line on stdout.
+
+    \b
+    Examples:
+      neox-hpc render --site slurm --site-set node.gpus=4 my.yml
+      sbatch "$(neox-hpc render --site mysite.yml my.yml)/job.sh"
+    """
+    prepared = prepare(asked_of(options), cwd=Path.cwd())
+    _refuse(prepared, (problem for problem in prepared.planned.problems if problem.kind == "anywhere"))
+    print_notes(prepared.planned.notes)
+    print_problems(prepared.planned.problems)
+    click.echo(str(_write(prepared).path))
+    return 0
+
+
+def _show(prepared: Prepared, as_json: bool) -> int:
+    """The dry run: the script on stdout, everything else on stderr."""
+    planned, files = prepared.planned, prepared.files
+    if as_json:
+        problems = [{"where": p.where, "wrong": p.wrong, "fix": p.fix, "kind": p.kind} for p in planned.problems]
+        print_json(
+            {"run_dir": str(prepared.path), "files": files and dict(files), "notes": list(planned.notes), "problems": problems}
+        )
+        return 0 if files is not None else 2
+    print_notes(planned.notes)
+    print_problems(planned.problems)
+    if files is None:
+        return 2
+    click.echo(files["job.sh"], nl=False)
+    return 0
+
+
+def _refuse(prepared: Prepared, problems: Any) -> None:
+    """Stop at the problems that this verb does not allow; shown all together, with the rest."""
+    if prepared.files is None or tuple(problems):
+        print_notes(prepared.planned.notes)
+        print_problems(prepared.planned.problems)
+        raise click.exceptions.Exit(2)
+
+
+def _write(prepared: Prepared) -> RunDir:
+    from neox_hpc.rundir import write_run_dir
+    from neox_hpc.snapshot import take_snapshot
+
+    assert prepared.files is not None
+    return write_run_dir(prepared.path, prepared.files, take_snapshot())
+
+
+def _submit(prepared: Prepared) -> tuple[RunDir, Receipt]:
+    """Steps 6 to 8.  A refused job leaves no run directory; one of which nobody knows whether it was taken keeps it."""
+    import os
+
+    from neox_hpc.cli.surroundings import now_utc
+    from neox_hpc.jobs import scheduler_of, submit_job
+    from neox_hpc.registry import Entry, registry_file, remember
+    from neox_hpc.rundir import remove_run_dir, write_receipt
+
+    run = _write(prepared)
+    try:
+        taken = submit_job(scheduler_of(run), run, os.environ)
+    except UserError:
+        remove_run_dir(run)
+        raise
+    receipt = _receipt(prepared, run, taken.job_id, taken.command, taken.process_started)
+    write_receipt(run, receipt)
+    entry = Entry(path=str(run.path), job_id=receipt.job_id, site=prepared.plan.site.name, submitted_at=now_utc())
+    file = registry_file(os.environ)
+    if not remember(entry, file):
+        click.echo(f"note: {file} cannot be written: this run is found by its path only", err=True)
+    return run, receipt
+
+
+def _receipt(prepared: Prepared, run: RunDir, job_id: str, command: tuple[str, ...], process_started: int | None) -> Receipt:
+    from neox_hpc.cli.surroundings import host_name, now_utc
+    from neox_hpc.rundir import Receipt, sha256_of
+    from neox_hpc.snapshot import take_snapshot
+
+    assert prepared.files is not None
+    return Receipt(
+        job_id=job_id,
+        submitted_at=now_utc(),
+        host=host_name(),
+        user=prepared.request.user,
+        command=command,
+        neox_hpc=prepared.request.neox_hpc,
+        code_sha256=take_snapshot(run.path / "code" / "model").sha256,
+        script_sha256=sha256_of(prepared.files["job.sh"]),
+        git_commit=prepared.request.git_commit,
+        process_started=process_started,
+    )
+
+
+def _print_submitted(prepared: Prepared, run: RunDir, receipt: Receipt, *, watch: bool) -> None:
+    print_notes(prepared.planned.notes)
+    plan, name = prepared.plan, shlex.quote(run.name)
+    shape = f"{plan.nodes} x {plan.ranks_per_node} {'GPUs' if plan.gpus_per_node else 'CPU ranks'}"
+    click.echo(f"{click.style(run.name, bold=True)}  job {receipt.job_id} on {plan.site.name}, {shape}")
+    print_facts([("run", str(run.path)), ("next", "" if watch else f"neox-hpc status {name}   neox-hpc logs -f {name}")])
