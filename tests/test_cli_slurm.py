@@ -1,0 +1,186 @@
+"""The verbs against Slurm's commands, replaced by programs that answer as the real ones do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from neox_hpc import jobs
+from tests.desk import Desk, Said, desk
+
+__all__ = ["desk"]
+
+SITE = ("-s", "slurm", "--site-set", "node.gpus=4", "--site-set", "software.python=/bin/sh")
+INVALID = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
+DOWN = "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
+
+
+def submit(desk: Desk, sbatch: str = "echo 4711", *more: str) -> Said:
+    desk.program("sbatch", sbatch)
+    return desk("submit", *SITE, *more, "my.yml")
+
+
+def has_run(desk: Desk, outcome: str | None) -> None:
+    """What a job leaves behind."""
+    attempt = desk.cwd / "runs" / "my" / "logs" / "1"
+    attempt.mkdir()
+    (attempt / "hostfile").write_text("n1 slots=4\n")
+    if outcome is not None:
+        (attempt / "outcome").write_text(outcome)
+
+
+def state(desk: Desk, squeue: str, sacct: str = NO_ACCOUNTING) -> tuple[str, str]:
+    desk.program("squeue", squeue)
+    desk.program("sacct", sacct)
+    facts = desk("status", "my", "--json").facts
+    return facts["state"], facts["why"]
+
+
+def test_submit_hands_the_dry_runs_bytes_to_sbatch(desk: Desk) -> None:
+    dry = desk("submit", *SITE, "--dry-run", "my.yml")
+    assert desk.calls == []
+    said = submit(desk, f'cat "$2" >{desk.cwd}/taken; echo 4711')
+    assert said.code == 0
+    assert "job 4711 on slurm" in said.out
+    assert (desk.cwd / "taken").read_text() == dry.out
+    assert desk.calls == [f"sbatch --parsable {desk.cwd}/runs/my/job.sh"]
+
+
+def test_a_refusal_is_shown_in_slurms_words_and_leaves_no_directory(desk: Desk) -> None:
+    said = submit(desk, "echo 'sbatch: error: Invalid account or account/partition combination specified' >&2; exit 1")
+    assert said.code == 2
+    assert "Invalid account or account/partition combination specified" in said.err
+    assert "sbatch --parsable" in said.err
+    assert list((desk.cwd / "runs").iterdir()) == []
+    assert desk("list", "--json").facts == []
+
+
+def test_an_absent_scheduler_is_named_with_what_to_do(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    said = desk("submit", *SITE, "my.yml")
+    assert said.code == 2
+    assert "sbatch: there is no such program on PATH" in said.err and "login node" in said.err
+    assert list((desk.cwd / "runs").iterdir()) == []
+
+
+def test_a_hanging_sbatch_keeps_the_directory_because_the_job_may_exist(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "SUBMIT_TIMEOUT_S", 0.3)
+    said = submit(desk, "sleep 60")
+    assert said.code == 1
+    assert "no answer within 0.3 s" in said.err and "look for my in the queue" in said.err
+    assert (desk.cwd / "runs" / "my" / "job.sh").exists()
+
+
+def test_an_sbatch_that_prints_no_id_is_not_believed(desk: Desk) -> None:
+    said = submit(desk, "echo Welcome to the machine")
+    assert said.code == 1
+    assert "no job id" in said.err
+
+
+def test_the_submitting_process_is_clean(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBATCH_JOB_NAME", "evil")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/our.conf")
+    submit(desk, f"env >{desk.cwd}/env; echo 4711")
+    environ = (desk.cwd / "env").read_text()
+    assert "SBATCH_JOB_NAME" not in environ and "SLURM_JOB_ID" not in environ
+    assert "SLURM_CONF=/etc/slurm/our.conf" in environ
+
+
+def test_a_waiting_job_tells_why(desk: Desk) -> None:
+    submit(desk)
+    assert state(desk, "echo 'PENDING|Resources'") == ("pending", "Resources")
+    said = desk("logs", "my")
+    assert said.code == 0 and "it waits in the queue (Resources)" in said.err
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "outcome", "expected"),
+    [
+        ("echo 'RUNNING|None'", NO_ACCOUNTING, None, ("running", "")),
+        ("echo 'COMPLETED|None'", NO_ACCOUNTING, "exit_status=0\n", ("done", "")),
+        ("echo 'FAILED|NonZeroExitCode'", NO_ACCOUNTING, "exit_status=1\n", ("failed", "")),
+        ("echo 'NODE_FAIL|None'", NO_ACCOUNTING, None, ("failed", "NODE_FAIL")),
+        ("echo 'OUT_OF_MEMORY|None'", NO_ACCOUNTING, None, ("failed", "OUT_OF_MEMORY")),
+        ("echo 'TIMEOUT|TimeLimit'", NO_ACCOUNTING, None, ("timeout", "")),
+        (INVALID, "echo 'FAILED|3:0'", None, ("failed", "")),
+        (INVALID, NO_ACCOUNTING, "exit_status=0\n", ("done", "")),
+        (INVALID, NO_ACCOUNTING, "exit_status=1\n", ("failed", "")),
+        (
+            INVALID,
+            "true",
+            None,
+            ("lost", "the job is gone and left no outcome: killed from outside (kill -9, out of memory, a dead node)"),
+        ),
+        (DOWN, NO_ACCOUNTING, "exit_status=0\n", ("done", "")),
+    ],
+)
+def test_state_is_judged_from_slurm_and_the_run_directory(
+    desk: Desk, squeue: str, sacct: str, outcome: str | None, expected: tuple[str, str]
+) -> None:
+    submit(desk)
+    has_run(desk, outcome)
+    assert state(desk, squeue, sacct) == expected
+
+
+def test_a_silent_scheduler_is_unknown_not_lost(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "ASK_TIMEOUT_S", 0.3)
+    submit(desk)
+    has_run(desk, None)
+    found, why = state(desk, DOWN, DOWN)
+    assert found == "unknown" and "Unable to contact slurm controller" in why
+    found, why = state(desk, "sleep 60", DOWN)
+    assert found == "unknown" and "no answer within 0.3 s" in why
+
+
+def test_a_job_that_never_started_is_lost_with_that_reason(desk: Desk) -> None:
+    submit(desk)
+    assert state(desk, INVALID) == ("lost", "the scheduler knows the job no more, and it never started")
+
+
+def test_cancel_calls_scancel_and_the_run_remembers(desk: Desk) -> None:
+    submit(desk)
+    desk.program("squeue", "echo 'PENDING|Priority'")
+    desk.program("scancel", "true")
+    assert desk("cancel", "4711").code == 0
+    assert "scancel 4711" in desk.calls
+    assert state(desk, INVALID) == ("cancelled", "")
+
+
+def test_a_refused_cancel_is_no_success(desk: Desk) -> None:
+    submit(desk)
+    desk.program("squeue", "echo 'RUNNING|None'")
+    desk.program("scancel", "echo 'scancel: error: Kill job error on job id 4711: Access/permission denied' >&2; exit 1")
+    said = desk("cancel", "my")
+    assert said.code == 2 and "permission denied" in said.err
+    assert state(desk, "echo 'RUNNING|None'") == ("running", "")
+
+
+def test_watch_follows_a_job_through_the_queue_to_its_end_and_asks_rarely(desk: Desk) -> None:
+    desk.program("sacct", NO_ACCOUNTING)
+    run = desk.cwd / "runs" / "my"
+    desk.program("sbatch", "echo 4711")
+    body = f"""
+    n=$(grep -c squeue {desk.programs}/calls.log)
+    if [ "$n" -eq 1 ]; then echo 'PENDING|Priority'; exit; fi
+    echo 'COMPLETED|None'"""
+    desk.program("squeue", body)
+    job = (
+        f'sleep 0.7; mkdir {run}/logs/1; echo n1 >{run}/logs/1/hostfile; echo \'{{"step": 20, "loss": 1.5}}\' >{run}/metrics.jsonl'
+    )
+    desk.program("sbatch", f"({job}; echo exit_status=0 >{run}/logs/1/outcome) >/dev/null 2>&1 & echo 4711")
+    said = desk("submit", *SITE, "--watch", "my.yml")
+    assert said.code == 0, said
+    assert "my waits in the queue (Priority)" in said.out and "my  DONE" in said.out
+    assert len([call for call in desk.calls if call.startswith("squeue")]) <= 3
+
+
+@pytest.mark.parametrize("evil", ["a;rm -rf /", "$(id)", "a b", "--wrap=x", "a\nb"])
+@pytest.mark.parametrize("option", ["--account", "--name", "--queue"])
+def test_shell_characters_in_names_are_refused(desk: Desk, option: str, evil: str) -> None:
+    said = submit(desk, "echo 4711", f"{option}={evil}")
+    assert said.code == 2 and option in said.err
+    assert not Path(desk.cwd / "runs").exists() or list((desk.cwd / "runs").iterdir()) == []
+    assert desk.calls == []
