@@ -85,9 +85,9 @@ class Node(_Facts):
     @model_validator(mode="after")
     def _fits(self) -> Node:
         if self.gpus == 0 and self.accelerator in ("cuda", "rocm"):
-            raise ValueError(f"accelerator {self.accelerator} on a node with gpus: 0: write accelerator: cpu")
+            raise ValueError(f"accelerator {self.accelerator} on a node without GPUs: write accelerator: cpu")
         if self.gpus and self.accelerator == "cpu":
-            raise ValueError(f"accelerator cpu on a node with gpus: {self.gpus}: write cuda or rocm, or gpus: 0")
+            raise ValueError(f"accelerator cpu on a node with {self.gpus} GPUs: write cuda or rocm, or gpus: 0")
         if self.cpu_masks is not None and self.gpus is not None and len(self.cpu_masks) != self.ranks:
             raise ValueError(f"cpu_masks has {len(self.cpu_masks)} entries for {self.ranks} ranks a node")
         return self
@@ -166,7 +166,7 @@ class Software(_Facts):
 class Site(_Facts):
     """One machine."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="The file's name; set by the loader.")
     file: str = Field("", description="Where it was read; set by the loader.")
     title: str = ""
     url: str = ""
@@ -216,7 +216,7 @@ class Site(_Facts):
     @model_validator(mode="after")
     def _fits(self) -> Site:
         if self.default_queue is not None and self.queues is not None and self.default_queue not in self.queues:
-            raise ValueError(f"default_queue {self.default_queue!r} is not among queues: {', '.join(self.queues)}")
+            raise ValueError(f"default_queue {self.default_queue!r} is not among queues: write one of {', '.join(self.queues)}")
         return self
 
 
@@ -247,7 +247,7 @@ def load_site(name_or_path: str | Path, sets: Sequence[str] = (), *, cwd: Path |
     if problems:
         raise UserError(problems)
     places = {**base.places, **changes.places}
-    values = {"name": path.stem} | merged(base.values, changes.values) | {"file": str(path)}
+    values = merged(base.values, changes.values) | {"name": path.stem, "file": str(path)}
     try:
         return Site.model_validate(values)
     except ValidationError as error:
@@ -270,6 +270,8 @@ def _find(text: str, cwd: Path, home: Path | None) -> Path:
 
 def _read(path: Path, home: Path | None, seen: tuple[Path, ...]) -> Marked:
     own = read_marked(path, str(path))
+    if named := [key for key in ("name", "file") if key in own.values]:
+        return Marked(problems=(Problem(located(own.places, named[0]), "is taken from the file's own name", "remove it"),))
     parent = own.values.get("extends")
     if parent is None or own.problems:
         return own

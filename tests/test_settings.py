@@ -1,0 +1,164 @@
+"""Configuration files: merging, places, and every problem at once with its file and line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neox_hpc.errors import UserError
+from neox_hpc.settings import Loaded, load_config
+
+REQUIRED = """\
+num_layers: 2
+hidden_size: 64
+num_attention_heads: 4
+seq_length: 64
+max_position_embeddings: 64
+train_micro_batch_size_per_gpu: 4
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model.yml").write_text(REQUIRED)
+    return tmp_path
+
+
+def problems(folder: Path, *names: str, **options: object) -> list[str]:
+    """Every problem as ``where: wrong / fix``."""
+    with pytest.raises(UserError) as caught:
+        load_config(names, cwd=folder, **options)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 2
+    return [f"{p.where}: {p.wrong} / {p.fix}" for p in caught.value.problems]
+
+
+def load(folder: Path, text: str = "", **options: object) -> Loaded:
+    (folder / "more.yml").write_text(text)
+    return load_config(["model", "more"], cwd=folder, **options)  # type: ignore[arg-type]
+
+
+def test_gpt_neox_json_like_text_with_dashes_comments_and_trailing_commas(folder: Path) -> None:
+    text = """
+    {
+      # parallelism
+      "pipe-parallel-size": 1, "model_parallel_size": 2,
+      "no-weight-tying": True,   # as the wiki says
+      "optimizer": {"type": "Adam", "params": {"lr": 0.0006, "betas": [0.9, 0.95],}},
+    }
+    """
+    found = load(folder, text)
+    assert found.config.parallelism.model_parallel_size == 2
+    assert found.config.architecture.no_weight_tying is True
+    assert found.config.optimization.optimizer.params.betas == (0.9, 0.95)
+    assert found.where("optimizer.params.lr") == "more.yml:6  optimizer.params.lr"
+    assert found.where("no_weight_tying") == "more.yml:5  no_weight_tying"
+    assert found.files == ("model.yml", "more.yml")
+
+
+def test_a_value_inside_a_list_or_an_unwritten_one_is_placed_at_what_is_around_it(folder: Path) -> None:
+    found = load(folder, "optimizer: {type: Adam,\n params: {betas: [0.9,\n 0.95]}}")
+    assert found.where("optimizer.params.betas.1") == "more.yml:3  optimizer.params.betas.1"
+    assert found.where("optimizer.params.lr") == "more.yml:2  optimizer.params.lr"
+    assert found.where("seed") == "model.yml  seed"
+
+
+def test_conf_dir_stands_before_relative_names(folder: Path) -> None:
+    assert load_config(["model"], conf_dir=folder.name, cwd=folder.parent).config.architecture.num_layers == 2
+
+
+def test_set_overrides_files_and_reaches_into_sections(folder: Path) -> None:
+    text = "optimizer: {type: Adam, params: {lr: 0.1, betas: [0.9, 0.95]}}\nseed: 1"
+    found = load(folder, text, sets=["optimizer.params.lr=1e-4", "seed=7", "save=null", "vocab-file=/a b/v.json"])
+    params = found.config.optimization.optimizer.params
+    assert (params.lr, params.betas) == (1e-4, (0.9, 0.95))
+    assert (found.config.training.seed, found.config.checkpoints.save) == (7, None)
+    assert found.config.tokenizer.vocab_file == "/a b/v.json"
+    assert found.where("seed") == "--set seed=7  seed"
+
+
+def test_same_key_in_two_files_names_both_places(folder: Path) -> None:
+    (folder / "more.yml").write_text("\nnum-layers: 3")
+    assert problems(folder, "model", "more") == ["more.yml:2  num_layers: is also written at model.yml:1 / keep one of them"]
+
+
+def test_same_key_twice_in_a_file_names_both_lines(folder: Path) -> None:
+    (folder / "more.yml").write_text("seed: 1\noptimizer: {type: Adam,\n type: AdamW}\n# dashes\nlog-interval: 1\nlog_interval: 2")
+    assert problems(folder, "model", "more") == [
+        "more.yml:3  optimizer.type: is also written at more.yml:2 / keep one of them",
+        "more.yml:6  log_interval: is also written at more.yml:5 / keep one of them",
+    ]
+
+
+def test_all_wrong_keys_are_found_at_once_each_in_its_line(folder: Path) -> None:
+    (folder / "more.yml").write_text("optimizer:\n  params:\n    lr: 1e-4\nnum_layerz: 3\nseed: soon\n")
+    assert problems(folder, "model", "more") == [
+        "more.yml:4  num_layerz: unknown key / did you mean num_layers?",
+        "more.yml:3  optimizer.params.lr: expected a number, got the text '1e-4' / YAML 1.1 reads 1e-4 as text; write 1.0e-4",
+        "more.yml:5  seed: expected a whole number, got the text 'soon' / ",
+    ]
+
+
+def test_a_missing_key_is_placed_in_the_first_file(folder: Path) -> None:
+    (folder / "model.yml").write_text(REQUIRED.replace("hidden_size: 64\n", ""))
+    assert problems(folder, "model") == ["model.yml  hidden_size: is required and absent / add hidden_size: <number>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("seed: 010", "more.yml:1  seed: YAML 1.1 reads 010 as the octal number 8 / write 10"),
+        ("seed: 12:30:00", 'more.yml:1  seed: YAML 1.1 reads 12:30:00 as a number to the base 60 / write "12:30:00"'),
+        ("- 1", "more.yml:1: is not a mapping / write key: value lines"),
+        ("a: [1,\nb: 2", "more.yml:3: is not YAML"),
+        ("optimizer:\n\ttype: Adam", "more.yml:2: is not YAML: while scanning"),
+        ("a: \x07", "more.yml: is not YAML"),
+    ],
+)
+def test_traps_of_yaml_are_problems(folder: Path, text: str, problem: str) -> None:
+    (folder / "more.yml").write_text(text)
+    found = problems(folder, "model", "more")
+    assert len(found) == 1
+    assert found[0].startswith(problem)
+
+
+def test_a_missing_file_names_the_nearest(folder: Path) -> None:
+    assert problems(folder, "modle", "no/where.yml") == [
+        f"{folder}/modle.yml: no such file / did you mean {folder}/model.yml?",
+        f"{folder}/no/where.yml: no such file / there is no directory {folder}/no: check the path (and --conf-dir)",
+    ]
+
+
+def test_a_file_that_is_no_text_is_refused(folder: Path) -> None:
+    (folder / "model.yml").write_bytes(b"\xff\xfe\x00")
+    assert problems(folder, "model") == ["model.yml: is not UTF-8 text / give the YAML file"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "problem"),
+    [
+        (["seed"], "--set seed: is not KEY=VALUE / write --set seed=value"),
+        (["=3"], "--set =3: is not KEY=VALUE / write --set key=value"),
+        (["seed=1", "seed=2"], "--set seed=2: seed was already given by --set seed=1 / keep one of them"),
+        (["sede=1"], "--set sede=1  sede: unknown key / did you mean seed?"),
+        (["optimizer=1", "optimizer.type=adam"], "--set optimizer.type=adam: optimizer was given a value"),
+    ],
+)
+def test_wrong_set_texts_are_problems(folder: Path, sets: list[str], problem: str) -> None:
+    assert problems(folder, "model", sets=sets)[0].startswith(problem)
+
+
+def test_empty_files_and_pieces_are_fine(folder: Path) -> None:
+    assert load(folder, "# nothing\n").config.training.seed == 1234
+
+
+def test_a_foreign_package_named_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "__init__.py").write_text("raise SystemExit('imported')")
+    root = Path(__file__).parent.parent
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]\nimport neox_hpc.settings"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert "neox_hpc.errors.UserError: import path: the package 'model' that Python finds" in done.stderr
+    assert "imported" not in done.stdout + done.stderr

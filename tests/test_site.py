@@ -1,0 +1,173 @@
+"""Site files: names and paths, extends, --site-set, and every problem with its file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neox_hpc.errors import UserError
+from neox_hpc.site import EnvValue, Site, list_sites, load_site, read_walltime, show_walltime
+from tests.planning import MOUNTAIN, SLURM_FACTS
+
+SHIPPED = list_sites(Path("/nonexistent"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / ".config/neox-hpc/sites").mkdir(parents=True)
+    return tmp_path
+
+
+def own(home: Path, name: str, text: str) -> Path:
+    path = home / ".config/neox-hpc/sites" / f"{name}.yml"
+    path.write_text(text)
+    return path
+
+
+def problems(*args: object, **options: object) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load_site(*args, **options)  # type: ignore[arg-type]
+    return [f"{p.where}: {p.wrong} / {p.fix}" for p in caught.value.problems]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_site_loads_under_its_own_name(name: str) -> None:
+    assert load_site(name).name == name
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_fact_of_a_shipped_site_has_a_source_and_every_open_one_is_null(name: str) -> None:
+    written = yaml.safe_load(SHIPPED[name].read_text())
+    sources, open_facts = written["sources"], written.get("find", {})
+    words = {"name", "title", "url", "here", "sources", "find"}
+    unsourced = []
+    for fact, value in _flat({key: value for key, value in written.items() if key not in words}):
+        known = any(fact == source or fact.startswith(f"{source}.") for source in sources)
+        if value is not None and not known:
+            unsourced.append(fact)
+        assert not (value is not None and fact in open_facts), f"{fact} is known: no need to say how to find it"
+    assert unsourced == []
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for key, value in values.items():
+        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return found
+
+
+def test_generic_slurm_guesses_nothing() -> None:
+    site = load_site("slurm")
+    assert (site.node.gpus, site.node.cores, site.software.python, site.queues, site.max_nodes) == (None,) * 5
+
+
+def test_a_large_machine_can_be_said() -> None:
+    site = load_site(MOUNTAIN)
+    assert site.node.cpu_masks is not None and len(site.node.cpu_masks) == 8
+    assert site.queues is not None
+    assert [bin.walltime for bin in site.queues["batch"].bins] == [7200, 21600, 43200]
+    assert site.env["NCCL_NET"] == (EnvValue(value="Socket", max_nodes=1), EnvValue(value="OFI", min_nodes=2))
+    assert site.env["FI_MR_CACHE_MONITOR"] == (EnvValue(value="kdreg2"),)
+
+
+def test_a_site_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_site("slurm").name = "other"  # type: ignore[misc]
+
+
+def test_site_set_gives_open_facts() -> None:
+    site = load_site("slurm", SLURM_FACTS)
+    assert (site.node.gpus, site.node.accelerator, site.software.python) == (4, "cuda", "/opt/env/bin/python")
+
+
+def test_own_site_extends_a_shipped_one_and_keeps_its_other_facts(home: Path) -> None:
+    path = own(home, "lab", "extends: slurm\nnode: {gpus: 4, accelerator: cuda}\nqueues: {gpu: {}}\ndefault_queue: gpu\n")
+    site = load_site("lab", home=home)
+    assert (site.name, site.file, site.scheduler, site.node.gpus, site.default_queue) == ("lab", str(path), "slurm", 4, "gpu")
+    assert list_sites(home)["lab"] == path
+
+
+def test_own_site_comes_before_a_shipped_one_of_the_same_name(home: Path) -> None:
+    own(home, "slurm", "extends: " + str(SHIPPED["slurm"]) + "\nnode: {gpus: 2}\n")
+    assert load_site("slurm", home=home).node.gpus == 2
+
+
+def test_extending_in_a_circle_is_refused(home: Path) -> None:
+    own(home, "a", "extends: b")
+    path = own(home, "b", "extends: a")
+    assert problems("a", home=home) == [f"{path.with_name('a.yml')}:1  extends: extends itself, by way of others / break the circle"]
+
+
+def test_a_path_is_taken_from_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / "here.yml").write_text("extends: local\n")
+    assert load_site("here.yml", cwd=tmp_path).name == "here"
+
+
+def test_unknown_names_and_absent_paths_say_what_there_is(tmp_path: Path) -> None:
+    assert problems("slrum") == ["--site slrum: no such site / did you mean slurm?"]
+    assert problems("x/y.yml", cwd=tmp_path)[0].startswith(f"--site x/y.yml: no such file: {tmp_path}/x/y.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("name: z", "1  name: is taken from the file's own name / remove it"),
+        ("gpu: 4", "1  gpu: unknown key / remove it"),
+        ("node:\n  gpuz: 4", "2  node.gpuz: unknown key / did you mean gpus?"),
+        ("queues:\n  batch:\n    bins:\n    - {max_node: 3, walltime: 2h}", "4  queues.batch.bins.0.max_node: unknown key / did you mean max_nodes?"),
+        ("node:\n  gpus: four", "2  node.gpus: expected a whole number, got 'four' / "),
+        ("scheduler: slrum", "1  scheduler: unknown scheduler 'slrum' / write one of slurm, local"),
+        ("launcher: torchrun", "1  launcher: unknown launcher 'torchrun' / write one of srun, local"),
+        ("node: {gpus: 0, accelerator: cuda}", "1  node: accelerator cuda on a node without GPUs / write accelerator: cpu"),
+        ("node: {gpus: 4, cpu_masks: [0-7]}", "1  node: cpu_masks has 1 entries for 4 ranks a node / "),
+        ("node: {cpu_masks: [all]}", "1  node.cpu_masks: 'all' is no list of cores / write e.g. '49-55' or '0-3,8-11'"),
+        ("software: {python: python3}", "1  software.python: 'python3' is not an absolute path / write the result of"),
+        ("env: {A B: c}", "1  env: 'A B' is no name of an environment variable / "),
+        ("env: {PORT: 1}", "1  env.PORT: expected a list, got 1 / "),
+        ("directives: [nvme]", "1  directives: 'nvme' is no argument / write e.g. '-C nvme'"),
+        ("network: {host_suffix: $x}", "1  network.host_suffix: string should match pattern"),
+        ("queues: {a: {bins: [{max_nodes: 1, walltime: '30:00'}]}}", "1  queues.a.bins.0.walltime: '30:00' is no duration / write 90m"),
+        ("queues: {a: {bins: [{max_nodes: 1, walltime: 12:00:00}]}}", "1  queues.a.bins.0.walltime: YAML 1.1 reads 12:00:00 as a number"),
+        ("queues: {a: {}}\ndefault_queue: b", "default_queue 'b' is not among queues / write one of a"),
+    ],
+)
+def test_wrong_facts_are_named_with_their_line(tmp_path: Path, text: str, problem: str) -> None:
+    extra = "" if "scheduler" in text else "\nscheduler: slurm"
+    extra += "" if "launcher" in text else "\nlauncher: srun"
+    (tmp_path / "x.yml").write_text(text + extra)
+    found = problems("x.yml", cwd=tmp_path)
+    shown = f"{tmp_path}/x.yml: " if problem.startswith("default") else f"{tmp_path}/x.yml:"
+    assert any(line.startswith(shown + problem) for line in found), found
+
+
+def test_a_site_without_scheduler_or_launcher_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yml").write_text("title: nothing")
+    assert problems("x.yml", cwd=tmp_path) == [
+        f"{tmp_path}/x.yml  {fact}: is required and absent / add {fact}: …" for fact in ("scheduler", "launcher")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90m", 5400), ("2h", 7200), ("1d12h", 129600), ("45s", 45), ("00:30:00", 1800), ("36:00:00", 129600), ("1-02:03:04", 93784)],
+)
+def test_walltimes_are_read(text: str, seconds: int) -> None:
+    assert read_walltime(text) == seconds
+    assert read_walltime(show_walltime(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["30", "30:00", "", "2 h", "1:2:3", "h", "-1h", "0m", "12:60:00"])
+def test_ambiguous_or_wrong_walltimes_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        read_walltime(text)
+
+
+def test_a_value_for_some_node_counts_applies_to_those_only() -> None:
+    value = EnvValue(value="x", min_nodes=2, max_nodes=4)
+    assert [nodes for nodes in range(1, 7) if value.applies(nodes)] == [2, 3, 4]
+
+
+def test_the_site_type_documents_itself_as_json_schema() -> None:
+    assert "cpu_masks" in str(Site.model_json_schema())
