@@ -45,7 +45,7 @@ STATES = {
 
 _ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.,@+-]{0,63}", "letters, digits and _.,@+-")
 _PATH = Pattern(r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in --output a % begins a pattern, and a \\ ends patterns)")
-_ID = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?$", re.MULTILINE)
+_ID = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?\s*$", re.MULTILINE)
 _EXIT_CODE = re.compile(r"(\d+):(\d+)")
 _OVERRIDES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_")
 

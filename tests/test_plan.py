@@ -1,0 +1,230 @@
+"""Planning: what is decided without being asked, and every refusal with its place and its fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from neox_hpc.launchers import Shell
+from neox_hpc.plan import run_name
+from neox_hpc.probe import Facts, Machine
+from tests.planning import MOUNTAIN, TWO_CORES, plan, planned, site, slurm, wrongs
+
+SAVED = {"save": None, "checkpoint_factor": None}
+
+
+# What is decided -------------------------------------------------------------------------------------------------------
+
+
+def test_local_runs_two_ranks_on_a_machine_without_gpus() -> None:
+    found = plan(site("local"))
+    assert (found.nodes, found.ranks_per_node, found.gpus_per_node, found.device, found.cores_per_rank) == (1, 2, 0, "cpu", 1)
+    assert (found.step.python, found.step.module, found.step.module_args) == (
+        "/usr/bin/python3",
+        "model.train",
+        (Shell("$run/run.json"),),
+    )
+    assert (found.run.world_size, found.run.device) == (2, "cpu")
+    assert {name: value.value for name, value in found.env} == {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def test_local_runs_a_rank_on_every_gpu_that_the_shell_may_use() -> None:
+    machine = Machine(accelerator="cuda", gpu_ids=("2", "3", "5"), cores=24, python="/p")
+    found = plan(site("local"), facts=Facts(machine=machine))
+    assert (found.ranks_per_node, found.device, found.cores_per_rank, found.step.gpu_ids) == (3, "gpu", 8, ("2", "3", "5"))
+
+
+def test_facts_of_the_site_file_stand_before_those_of_the_machine() -> None:
+    machine = Machine(accelerator="cuda", gpu_ids=("2", "3", "5"), cores=24, python="/p")
+    fewer = plan(site("local", "node.gpus=1"), facts=Facts(machine=machine))
+    assert (fewer.ranks_per_node, fewer.step.gpu_ids) == (1, ("2",))
+    none = plan(site("local", "node.gpus=0", "node.cpu_ranks=4", "software.python=/q"), facts=Facts(machine=machine))
+    assert (none.ranks_per_node, none.device, none.step.gpu_ids, none.step.python) == (4, "cpu", (), "/q")
+    assert none.site.node.accelerator == "cpu"
+
+
+@pytest.mark.parametrize(("tensor", "nodes"), [(1, 1), (2, 1), (4, 1)])
+def test_fewest_nodes_that_hold_the_models_cut(tensor: int, nodes: int) -> None:
+    assert plan(slurm(), keys={"model_parallel_size": tensor}).nodes == nodes
+
+
+@pytest.mark.parametrize(("tensor", "pipe", "nodes"), [(4, 2, 2), (2, 4, 2), (4, 3, 3), (1, 3, 3), (1, 2, 1), (4, 4, 4)])
+def test_fewest_nodes_are_whole_and_divide(tensor: int, pipe: int, nodes: int) -> None:
+    assert plan(slurm(), keys={"model_parallel_size": tensor, "pipe_parallel_size": pipe}).nodes == nodes
+
+
+def test_nodes_are_solved_from_a_whole_batch_equation() -> None:
+    keys = {"train_batch_size": 512, "gradient_accumulation_steps": 4, "model_parallel_size": 2}
+    found = planned(slurm(), keys=keys)
+    assert found.plan is not None
+    assert (found.plan.nodes, found.plan.layout.data) == (16, 32)
+    assert any(note.startswith("nodes: 16, from train_batch_size 512 / (micro 4 x accumulation 4)") for note in found.notes)
+
+
+def test_asked_nodes_stand_before_all() -> None:
+    assert plan(slurm(), keys={"num_nodes": 3}, nodes=5).nodes == 5
+    assert plan(slurm(), keys={"num_nodes": 3}).nodes == 3
+
+
+@pytest.mark.parametrize(("nodes", "walltime_s"), [(1, 7200), (91, 7200), (92, 21600), (184, 43200), (9472, 43200)])
+def test_walltime_is_the_queues_limit_for_that_many_nodes(nodes: int, walltime_s: int) -> None:
+    found = planned(site(MOUNTAIN), asked={"nodes": nodes, "account": "a"})
+    assert found.plan is not None
+    assert (found.plan.walltime_s, found.plan.queue) == (walltime_s, "batch")
+    assert any("the limit of queue batch" in note for note in found.notes)
+
+
+def test_environment_depends_on_the_number_of_nodes() -> None:
+    one, two = ({name: value.value for name, value in plan(site(MOUNTAIN), nodes=n, account="a").env} for n in (1, 2))
+    assert (one["NCCL_NET"], two["NCCL_NET"]) == ("Socket", "OFI")
+    assert one["NCCL_SOCKET_IFNAME"] == "hsn0,hsn1,hsn2,hsn3"
+
+
+def test_a_queues_own_directives_follow_the_sites() -> None:
+    assert plan(site(MOUNTAIN), account="a", queue="debug").directives == ("-C nvme", "--network=disable_rdzv_get", "--qos=debug")
+
+
+def test_origin_says_where_the_run_comes_from() -> None:
+    origin = plan(slurm(), git_commit="abc+dirty", neox_hpc="1.2").run.origin
+    assert (origin.site, origin.user, origin.git_commit, origin.neox_hpc, origin.config_files) == (
+        *("slurm", "ada", "abc+dirty", "1.2"),
+        ("small.yml",),
+    )
+
+
+@pytest.mark.parametrize(("name", "files", "expected"), [(None, ("configs/20B.yml", "x.yml"), "20B"), ("mine", ("a.yml",), "mine")])
+def test_a_run_is_named_by_the_user_or_its_first_file(name: str | None, files: tuple[str, ...], expected: str) -> None:
+    assert run_name(name, files) == expected
+
+
+# Wrong anywhere --------------------------------------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
+    "gpus_not_known": (site("slurm"), {}, {}, "sites/slurm.yml  node.gpus: not known for the site slurm"),
+    "ranks_that_do_not_hold_the_cut": (site("local"), {"model_parallel_size": 4}, {}, "model_parallel_size: 2 ranks cannot hold"),
+    "more_nodes_than_the_site": (site("local"), {}, {"nodes": 2}, "--nodes: 2 nodes, and local gives a job at most 1"),
+    "no_nodes": (slurm(), {}, {"nodes": 0}, "--nodes: 0 nodes / ask for at least 1"),
+    "nodes_beyond_the_machine": (site(MOUNTAIN), {}, {"nodes": 9473, "account": "a"}, "at most 9472 / ask for at most 9472"),
+    "batch_that_does_not_multiply_out": (
+        slurm(),
+        {"train_batch_size": 33, "gradient_accumulation_steps": 2},
+        {"nodes": 1},
+        "train_batch_size: train_batch_size 33 is not",
+    ),
+    "batch_that_does_not_fill_nodes": (
+        slurm(),
+        {"train_batch_size": 24, "gradient_accumulation_steps": 1},
+        {},
+        "train_batch_size 24 / (micro 4 x accumulation 1) x tensor 1 x pipe 1 = 6 ranks, which do not fill nodes of 4",
+    ),
+    "no_batch_size": (slurm(), {"train_micro_batch_size_per_gpu": None}, {}, "train_micro_batch_size_per_gpu: no batch size"),
+    "heads_that_cannot_be_cut": (slurm(), {"model_parallel_size": 8}, {}, "num_attention_heads: num_attention_heads 4 cannot be cut"),
+    "more_stages_than_layers": (slurm(), {"pipe_parallel_size": 8}, {}, "pipe_parallel_size: 8 pipeline stages for 4 layers"),
+    "zero2_with_pipeline": (
+        slurm(),
+        {"pipe_parallel_size": 2, "zero_optimization": {"stage": 2}},
+        {},
+        "zero_optimization.stage: ZeRO stage 2 cannot be combined with 2 pipeline stages",
+    ),
+    "fp16_without_gpus": (site("local"), {"precision": "fp16"}, {}, "precision: fp16 needs GPUs"),
+    "walltime_beyond_the_queue": (
+        site(MOUNTAIN),
+        {},
+        {"nodes": 50, "walltime_s": 7201, "account": "a"},
+        "--time: 02:00:01 is beyond the 02:00:00 of queue batch for 50 nodes / write --time 02:00:00 or less",
+    ),
+    "nodes_beyond_the_queue": (
+        site(MOUNTAIN),
+        {},
+        {"nodes": 9, "queue": "debug", "account": "a"},
+        "--nodes: queue debug takes no job of 9 nodes / it takes 1 to 8 nodes",
+    ),
+    "unknown_queue": (site(MOUNTAIN), {}, {"queue": "bacth", "account": "a"}, "--queue: mountain has no queue 'bacth' / did you mean batch?"),
+    "name_with_shell_characters": (slurm(), {}, {"name": "a;rm -rf $HOME"}, "--name: 'a;rm -rf $HOME' does not fit slurm / use letters"),
+    "account_with_shell_characters": (slurm(), {}, {"account": "a b"}, "--account: 'a b' does not fit slurm"),
+    "queue_with_a_newline": (slurm(), {}, {"queue": "a\n#SBATCH -N9"}, "--queue: 'a\\n#SBATCH -N9' does not fit slurm"),
+    "output_directory_with_a_pattern": (slurm(), {}, {"run_dir": "/a%j"}, "--output-dir: '/a%j' does not fit slurm"),
+    "walltime_where_nothing_takes_it": (site("local"), {}, {"walltime_s": 60}, "--time: local has no scheduler that takes one"),
+    "account_where_nothing_takes_it": (site("local"), {}, {"account": "a"}, "--account: local has no scheduler that takes one"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_plan_refuses(name: str) -> None:
+    where, keys, asked, problem = WRONG[name]
+    found = planned(where, keys=keys, asked=asked)
+    assert found.plan is None
+    assert any(problem in line for line in wrongs(found)), "\n".join(wrongs(found))
+
+
+def test_all_problems_are_found_at_once() -> None:
+    keys = {"train_batch_size": 33, "gradient_accumulation_steps": 2, "pipe_parallel_size": 2, "zero_optimization": {"stage": 3}}
+    asked = {"name": "a b", "queue": "nowhere", "nodes": 1, "walltime_s": 10**6}
+    found = planned(site(MOUNTAIN), keys=keys, asked=asked)
+    starts = {line.split(":")[0] for line in wrongs(found)}
+    assert starts == {"--name", "--queue", "small.yml"}
+    assert len(wrongs(found)) == 4
+    assert [line.split(":")[0] for line in wrongs(found, "here")] == ["--account"]
+
+
+def test_20b_on_this_machine_says_what_would_hold_it() -> None:
+    keys = {"num_attention_heads": 64, "hidden_size": 6144, "num_layers": 44, "model_parallel_size": 2, "pipe_parallel_size": 4}
+    [problem] = wrongs(planned(site("local"), keys=keys))
+    assert problem.endswith("tensor 2 x pipe 4 needs a multiple of 8 ranks and local gives 2: take more nodes or a larger site")
+
+
+# Wrong here ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_account_is_shown_as_a_word_that_submit_refuses() -> None:
+    found = planned(site(MOUNTAIN), asked={"nodes": 2})
+    assert found.plan is not None
+    assert found.plan.account == "MISSING_ACCOUNT"
+    assert wrongs(found, "here") == [
+        "--account: mountain charges every job to an account and none is given / write --account NAME",
+    ]
+
+
+def test_missing_software_is_named_with_the_way_to_find_it() -> None:
+    found = planned(site("slurm", "node.gpus=4"))
+    assert found.plan is not None
+    assert found.plan.step.python == "/MISSING_PYTHON"
+    [problem] = wrongs(found, "here")
+    assert "software.python: not known for the site slurm" in problem
+    assert "`command -v python3, in the environment with torch and DeepSpeed` tells; write --site-set software.python=" in problem
+
+
+def test_absent_inputs_are_named_with_their_line() -> None:
+    absent = {"/work/data/text.bin": True, "/work/data/text.idx": False, "/work/data/tokenizer.json": False}
+    found = planned(slurm(), facts=Facts(exists=absent))
+    assert found.plan is not None
+    assert [line.split(" / ")[0] for line in wrongs(found, "here")] == [
+        "small.yml:9  data_path: no such file here: /work/data/text.idx",
+        "small.yml:10  vocab_file: no such file here: /work/data/tokenizer.json",
+    ]
+
+
+def test_no_data_at_all_is_wrong_here() -> None:
+    found = planned(slurm(), keys={"data_path": None})
+    assert found.plan is not None
+    assert wrongs(found, "here")[0].startswith("small.yml  data_path: no training data is given / write data_path: PREFIX")
+
+
+def test_what_cannot_be_seen_is_a_note() -> None:
+    found = planned(slurm())
+    assert wrongs(found, "here") == []
+    assert "not checked, cannot be seen from here: data_path, vocab_file" in found.notes
+
+
+def test_a_key_that_does_not_train_yet_plans() -> None:
+    found = planned(slurm(), keys={"pos_emb": "alibi"})
+    assert found.plan is not None
+    [problem] = wrongs(found, "untrained")
+    assert problem.startswith("small.yml:6  pos_emb: the text 'alibi' does not train yet")
+
+
+def test_a_whole_submit_has_no_problems() -> None:
+    there = dict.fromkeys(("/work/data/text.bin", "/work/data/text.idx", "/work/data/tokenizer.json"), True)
+    found = planned(site("local"), facts=Facts(exists=there, machine=TWO_CORES.machine))
+    assert (found.problems, found.plan is not None) == ((), True)
