@@ -118,9 +118,6 @@ class Slurm:
     def is_unknown_job(self, stderr: str) -> bool:
         return "Invalid job id" in stderr  # ESLURM_INVALID_JOB_ID: squeue for a single job that is purged
 
-    def is_unknown_job(self, stderr: str) -> bool:
-        return "Invalid job id specified" in stderr  # slurm_errno.c, ESLURM_INVALID_JOB_ID
-
     def cancel_argv(self, job_id: str) -> list[str]:
         return ["scancel", job_id]
 
