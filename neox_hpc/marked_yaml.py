@@ -144,14 +144,19 @@ class _Walk:
         try:
             return self._loader.construct_object(node)
         except (ValueError, yaml.YAMLError):
-            problem = Problem(f"{self._shown}:{_line(node)}  {key}", f"{node.value!r} is no {node.tag.rpartition(':')[2]}", "quote it")
+            problem = Problem(
+                f"{self._shown}:{_line(node)}  {key}", f"{node.value!r} is no {node.tag.rpartition(':')[2]}", "quote it"
+            )
             self.problems.append(problem)
             return None
 
     def _check_trap(self, node: Any, key: str) -> None:
         tag, text = node.tag.rpartition(":")[2], node.value
         if tag == "int" and _OCTAL.match(text):
-            wrong, fix = f"YAML 1.1 reads {text} as the octal number {int(text.replace('_', ''), 8)}", f"write {text.lstrip('0') or 0}"
+            wrong, fix = (
+                f"YAML 1.1 reads {text} as the octal number {int(text.replace('_', ''), 8)}",
+                f"write {text.lstrip('0') or 0}",
+            )
         elif tag in ("int", "float") and _SEXAGESIMAL.match(text):
             wrong, fix = f"YAML 1.1 reads {text} as a number to the base 60", f'write "{text}"'
         else:

@@ -194,18 +194,24 @@ def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int)
         return Decision()
     known = _queue(site, queue)
     if known is None or not known.bins:
-        reason = "" if request.walltime_s else "walltime: not given and no limit known, so the queue's own default; --time 2h sets it"
+        reason = (
+            "" if request.walltime_s else "walltime: not given and no limit known, so the queue's own default; --time 2h sets it"
+        )
         return Decision(value=request.walltime_s, reason=reason)
     limit = next((node_bin for node_bin in known.bins if node_bin.min_nodes <= nodes <= node_bin.max_nodes), None)
     if limit is None:
         fix = f"it takes {_ranges(known.bins)}: change --nodes or --queue"
         return Decision(problem=Problem("--nodes", f"queue {queue} takes no job of {nodes} nodes", fix))
     if request.walltime_s is not None and request.walltime_s > limit.walltime:
-        wrong = f"{show_walltime(request.walltime_s)} is beyond the {show_walltime(limit.walltime)} of queue {queue} for {nodes} nodes"
+        wrong = (
+            f"{show_walltime(request.walltime_s)} is beyond the {show_walltime(limit.walltime)} of queue {queue} for {nodes} nodes"
+        )
         return Decision(problem=Problem("--time", wrong, f"write --time {show_walltime(limit.walltime)} or less"))
     if request.walltime_s is not None:
         return Decision(value=request.walltime_s)
-    return Decision(value=limit.walltime, reason=f"walltime: {show_walltime(limit.walltime)}, the limit of queue {queue} for {nodes} nodes")
+    return Decision(
+        value=limit.walltime, reason=f"walltime: {show_walltime(limit.walltime)}, the limit of queue {queue} for {nodes} nodes"
+    )
 
 
 def _solve(loaded: Loaded, site: Site, world: int) -> tuple[Layout | None, BatchSizes | None, list[Problem]]:
@@ -262,15 +268,21 @@ def _check_inputs(loaded: Loaded, request: Request, facts: Facts) -> Iterator[Pr
         absent = [file for file in path.files if facts.exists.get(file) is False]
         if absent:
             wrong = f"no such file here: {', '.join(absent)}"
-            yield Problem(loaded.where(path.key), wrong, f"a relative path counts from {request.cwd}; make the file, or correct it", "here")
+            yield Problem(
+                loaded.where(path.key), wrong, f"a relative path counts from {request.cwd}; make the file, or correct it", "here"
+            )
 
 
 def _check_software(site: Site, facts: Facts) -> Iterator[Problem]:
     python = site.software.python
     if python is None:
-        yield _missing(site, "software.python", "the Python of the environment with torch and DeepSpeed", "/path/to/env/bin/python", "here")
+        yield _missing(
+            site, "software.python", "the Python of the environment with torch and DeepSpeed", "/path/to/env/bin/python", "here"
+        )
     elif facts.exists.get(python) is False:
-        yield Problem(f"{site.file}  software.python", f"no such file here: {python}", "write --site-set software.python=/path", "here")
+        yield Problem(
+            f"{site.file}  software.python", f"no such file here: {python}", "write --site-set software.python=/path", "here"
+        )
 
 
 def _check_model(loaded: Loaded, site: Site) -> Iterator[Problem]:

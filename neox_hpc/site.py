@@ -62,17 +62,17 @@ class _Facts(BaseModel):
 class Node(_Facts):
     """The shape of one node, as a job sees it."""
 
-    gpus: int | None = Field(None, ge=0, description="Devices that torch sees (GCDs on MI250X); 0: none.")
-    accelerator: Accelerator | None = Field(None, description="What the devices are; cpu goes with gpus: 0.")
+    gpus: int | None = Field(default=None, ge=0, description="Devices that torch sees (GCDs on MI250X); 0: none.")
+    accelerator: Accelerator | None = Field(default=None, description="What the devices are; cpu goes with gpus: 0.")
     gpu_name: str | None = None
-    gpu_memory_gib: float | None = Field(None, gt=0)
-    cores: int | None = Field(None, ge=1, description="Cores that a job may use (after reserved ones).")
-    memory_gib: float | None = Field(None, gt=0)
-    cpu_ranks: int = Field(1, ge=1, description="Ranks of a node without GPUs.")
+    gpu_memory_gib: float | None = Field(default=None, gt=0)
+    cores: int | None = Field(default=None, ge=1, description="Cores that a job may use (after reserved ones).")
+    memory_gib: float | None = Field(default=None, gt=0)
+    cpu_ranks: int = Field(default=1, ge=1, description="Ranks of a node without GPUs.")
     cpu_masks: tuple[str, ...] | None = Field(
-        None, strict=False, description="Cores of each local rank, in the order of the GPUs: '49-55', '57-63', …"
+        default=None, strict=False, description="Cores of each local rank, in the order of the GPUs: '49-55', '57-63', …"
     )
-    local_disk: str | None = Field(None, description="Directory on the node's own disk, where there is one.")
+    local_disk: str | None = Field(default=None, description="Directory on the node's own disk, where there is one.")
 
     @field_validator("cpu_masks")
     @classmethod
@@ -101,7 +101,7 @@ class Node(_Facts):
 class NodeBin(_Facts):
     """A queue's time limit for a range of node counts."""
 
-    min_nodes: int = Field(1, ge=1)
+    min_nodes: int = Field(default=1, ge=1)
     max_nodes: int = Field(ge=1)
     walltime: Walltime = Field(description="Seconds; a file writes 2h or '02:00:00'.")
 
@@ -109,17 +109,19 @@ class NodeBin(_Facts):
 class Queue(_Facts):
     """One queue (Slurm: partition) and its limits; no bins: not known."""
 
-    bins: tuple[NodeBin, ...] = Field((), strict=False)
-    directives: tuple[str, ...] = Field((), strict=False, description="Arguments that only this queue needs, e.g. '--qos=debug'.")
+    bins: tuple[NodeBin, ...] = Field(default=(), strict=False)
+    directives: tuple[str, ...] = Field(
+        default=(), strict=False, description="Arguments that only this queue needs, e.g. '--qos=debug'."
+    )
 
 
 class EnvValue(_Facts):
     """A value of an environment variable, perhaps for some node counts only."""
 
     value: str
-    min_nodes: int = Field(1, ge=1)
-    max_nodes: int | None = Field(None, ge=1)
-    expand: bool = Field(False, description="${NAME} stands for the job's own variable; everything else stays literal.")
+    min_nodes: int = Field(default=1, ge=1)
+    max_nodes: int | None = Field(default=None, ge=1)
+    expand: bool = Field(default=False, description="${NAME} stands for the job's own variable; everything else stays literal.")
 
     def applies(self, nodes: int) -> bool:
         """Whether a job of this many nodes gets the value."""
@@ -139,21 +141,21 @@ EnvValues = Annotated[tuple[EnvValue, ...], Field(strict=False), BeforeValidator
 class Modules(_Facts):
     """Environment modules; outside a login shell ``module`` comes from ``init``."""
 
-    init: str | None = Field(None, description="File to source first, e.g. /etc/profile.d/modules.sh.")
-    load: tuple[str, ...] = Field((), strict=False)
+    init: str | None = Field(default=None, description="File to source first, e.g. /etc/profile.d/modules.sh.")
+    load: tuple[str, ...] = Field(default=(), strict=False)
 
 
 class Network(_Facts):
     """How ranks reach each other."""
 
-    interface: str | None = Field(None, description="Interface of the fast network, for NCCL and gloo (hsn0,hsn1; ib0).")
-    host_suffix: str = Field("", pattern=r"^[A-Za-z0-9.-]*$", description="Appended to host names to reach that network.")
+    interface: str | None = Field(default=None, description="Interface of the fast network, for NCCL and gloo (hsn0,hsn1; ib0).")
+    host_suffix: str = Field(default="", pattern=r"^[A-Za-z0-9.-]*$", description="Appended to host names to reach that network.")
 
 
 class Software(_Facts):
     """What the ranks run in."""
 
-    python: str | None = Field(None, description="Python of the environment that holds torch and DeepSpeed; absolute.")
+    python: str | None = Field(default=None, description="Python of the environment that holds torch and DeepSpeed; absolute.")
 
     @field_validator("python")
     @classmethod
@@ -167,32 +169,39 @@ class Site(_Facts):
     """One machine."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="The file's name; set by the loader.")
-    file: str = Field("", description="Where it was read; set by the loader.")
+    file: str = Field(default="", description="Where it was read; set by the loader.")
     title: str = ""
     url: str = ""
-    here: bool = Field(False, description="The machine that runs neox-hpc: null facts of node and software are read from it.")
+    here: bool = Field(
+        default=False, description="The machine that runs neox-hpc: null facts of node and software are read from it."
+    )
     scheduler: str
     launcher: str
     container: str = "none"
     node: Node = Node()
-    max_nodes: int | None = Field(None, ge=1)
-    queues: dict[str, Queue] | None = Field(None, description="Null: not known, any name is passed on.")
+    max_nodes: int | None = Field(default=None, ge=1)
+    queues: dict[str, Queue] | None = Field(default=None, description="Null: not known, any name is passed on.")
     default_queue: str | None = None
     needs_account: bool = False
-    gpu_directive: str | None = Field(None, description="How GPUs are asked for, with {gpus}; null: the scheduler's usual way; '': not.")
-    directives: tuple[str, ...] = Field((), strict=False, description="Further arguments for every job, e.g. '-C nvme'.")
-    launcher_args: tuple[str, ...] = Field((), strict=False, description="Further arguments of the launcher.")
+    gpu_directive: str | None = Field(
+        default=None, description="How GPUs are asked for, with {gpus}; null: the scheduler's usual way; '': not."
+    )
+    directives: tuple[str, ...] = Field(default=(), strict=False, description="Further arguments for every job, e.g. '-C nvme'.")
+    launcher_args: tuple[str, ...] = Field(default=(), strict=False, description="Further arguments of the launcher.")
     modules: Modules = Modules()
     env: dict[str, EnvValues] = Field(default_factory=dict)
     network: Network = Network()
     software: Software = Software()
     find: dict[str, str] = Field(default_factory=dict, description="Fact that is not known -> the command that tells it.")
-    sources: dict[str, str] = Field(default_factory=dict, description="Fact (dotted, or the section it stands in) -> source and date.")
+    sources: dict[str, str] = Field(
+        default_factory=dict, description="Fact (dotted, or the section it stands in) -> source and date."
+    )
 
     @field_validator("scheduler", "launcher", "container")
     @classmethod
     def _registered(cls, name: str, info: Any) -> str:
-        known: Mapping[str, Any] = {"scheduler": SCHEDULERS, "launcher": LAUNCHERS, "container": CONTAINERS}[info.field_name]
+        registries: dict[str, Mapping[str, Any]] = {"scheduler": SCHEDULERS, "launcher": LAUNCHERS, "container": CONTAINERS}
+        known = registries[info.field_name]
         if name not in known:
             raise ValueError(f"unknown {info.field_name} {name!r}: write one of {', '.join(known)}")
         return name
@@ -302,7 +311,9 @@ def _problem(details: Any, places: Mapping[str, str], file: str) -> Problem:
     where = located(places, ".".join(location), file) if location else file
     if details["type"] == "extra_forbidden":
         near = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
-        return Problem(where, "unknown key", f"did you mean {near[0]}?" if near else "remove it; `neox-hpc sites show slurm` has all keys")
+        return Problem(
+            where, "unknown key", f"did you mean {near[0]}?" if near else "remove it; `neox-hpc sites show slurm` has all keys"
+        )
     if details["type"] == "missing":
         return Problem(where, "is required and absent", f"add {location[-1]}: …")
     if details["type"] == "value_error":
@@ -315,7 +326,7 @@ def _problem(details: Any, places: Mapping[str, str], file: str) -> Problem:
 
 def _known_keys(location: Sequence[str]) -> list[str]:
     """The keys of the section at a location; lists and tables of sections are passed through."""
-    sections = {"queues": Queue, "bins": NodeBin, "env": EnvValue}
+    sections: dict[str, type[BaseModel]] = {"queues": Queue, "bins": NodeBin, "env": EnvValue}
     model: type[BaseModel] = Site
     for part in location:
         field = model.model_fields.get(part)

@@ -60,7 +60,13 @@ def test_slurm_walltime_is_in_its_unmistakable_form(seconds: int, written: str) 
 
 @pytest.mark.parametrize(
     "text",
-    ["4242\n", "4242;cluster\n", "Submitted batch job 4242\n", "Welcome to X\n*** 12 days left ***\n\n4242\n", "Submitted batch job 4242\r\n"],
+    [
+        "4242\n",
+        "4242;cluster\n",
+        "Submitted batch job 4242\n",
+        "Welcome to X\n*** 12 days left ***\n\n4242\n",
+        "Submitted batch job 4242\r\n",
+    ],
 )
 def test_slurm_job_id_is_found_behind_banners(text: str) -> None:
     assert SLURM.parse_job_id(text) == "4242"
@@ -133,7 +139,9 @@ def test_local_job_is_the_script_itself() -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.parametrize("text", ["a b", "$(id)", "a;b", "a`b`", 'a"b', "a'b", "a\nb", "a\\b", "../a", "-x", "", "a/b", "a#b", "%j", "ünï", "x" * 65])
+@pytest.mark.parametrize(
+    "text", ["a b", "$(id)", "a;b", "a`b`", 'a"b', "a'b", "a\nb", "a\\b", "../a", "-x", "", "a/b", "a#b", "%j", "ünï", "x" * 65]
+)
 def test_no_scheduler_takes_a_name_with_shell_characters(name: str, text: str) -> None:
     assert not SCHEDULERS[name].name.allows(text)
     assert text == "a/b" or name == "local" or not SCHEDULERS[name].account.allows(text)

@@ -97,7 +97,9 @@ def test_own_site_comes_before_a_shipped_one_of_the_same_name(home: Path) -> Non
 def test_extending_in_a_circle_is_refused(home: Path) -> None:
     own(home, "a", "extends: b")
     path = own(home, "b", "extends: a")
-    assert problems("a", home=home) == [f"{path.with_name('a.yml')}:1  extends: extends itself, by way of others / break the circle"]
+    assert problems("a", home=home) == [
+        f"{path.with_name('a.yml')}:1  extends: extends itself, by way of others / break the circle"
+    ]
 
 
 def test_a_path_is_taken_from_the_current_directory(tmp_path: Path) -> None:
@@ -116,7 +118,10 @@ def test_unknown_names_and_absent_paths_say_what_there_is(tmp_path: Path) -> Non
         ("name: z", "1  name: is taken from the file's own name / remove it"),
         ("gpu: 4", "1  gpu: unknown key / remove it"),
         ("node:\n  gpuz: 4", "2  node.gpuz: unknown key / did you mean gpus?"),
-        ("queues:\n  batch:\n    bins:\n    - {max_node: 3, walltime: 2h}", "4  queues.batch.bins.0.max_node: unknown key / did you mean max_nodes?"),
+        (
+            "queues:\n  batch:\n    bins:\n    - {max_node: 3, walltime: 2h}",
+            "4  queues.batch.bins.0.max_node: unknown key / did you mean max_nodes?",
+        ),
         ("node:\n  gpus: four", "2  node.gpus: expected a whole number, got 'four' / "),
         ("scheduler: slrum", "1  scheduler: unknown scheduler 'slrum' / write one of slurm, local"),
         ("launcher: torchrun", "1  launcher: unknown launcher 'torchrun' / write one of srun, local"),
@@ -128,8 +133,14 @@ def test_unknown_names_and_absent_paths_say_what_there_is(tmp_path: Path) -> Non
         ("env: {PORT: 1}", "1  env.PORT: expected a list, got 1 / "),
         ("directives: [nvme]", "1  directives: 'nvme' is no argument / write e.g. '-C nvme'"),
         ("network: {host_suffix: $x}", "1  network.host_suffix: string should match pattern"),
-        ("queues: {a: {bins: [{max_nodes: 1, walltime: '30:00'}]}}", "1  queues.a.bins.0.walltime: '30:00' is no duration / write 90m"),
-        ("queues: {a: {bins: [{max_nodes: 1, walltime: 12:00:00}]}}", "1  queues.a.bins.0.walltime: YAML 1.1 reads 12:00:00 as a number"),
+        (
+            "queues: {a: {bins: [{max_nodes: 1, walltime: '30:00'}]}}",
+            "1  queues.a.bins.0.walltime: '30:00' is no duration / write 90m",
+        ),
+        (
+            "queues: {a: {bins: [{max_nodes: 1, walltime: 12:00:00}]}}",
+            "1  queues.a.bins.0.walltime: YAML 1.1 reads 12:00:00 as a number",
+        ),
         ("queues: {a: {}}\ndefault_queue: b", "default_queue 'b' is not among queues / write one of a"),
     ],
 )

@@ -204,7 +204,7 @@ def test_secrets_reach_the_ranks_and_stand_in_no_file_of_the_run(stage: Stage) -
 
 
 def test_evil_values_reach_the_ranks_as_they_are(stage: Stage) -> None:
-    evil = {"A": "it's $HOME `id` \"x\"", "B": "a,b(x2)\nsecond line\\", "C": "", "D": " *  ~ "}
+    evil = {"A": 'it\'s $HOME `id` "x"', "B": "a,b(x2)\nsecond line\\", "C": "", "D": " *  ~ "}
     job = slurm_job(stage)
     job = dataclasses.replace(job, env=tuple((name, EnvValue(value=value)) for name, value in evil.items()))
     stage.finish(job)

@@ -63,16 +63,32 @@ RUN_NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+
 class Scheduler(Protocol):
     """A scheduler; ``schedulers.SCHEDULERS`` holds one object each."""
 
-    template: str
-    """The template of its job script, in ``neox_hpc/templates``."""
-    takes: frozenset[str]
-    """Which of account, queue, walltime, nodes it understands."""
-    starts_job: bool
-    """True: a scheduler starts the job; ``submit_argv`` prints its id.  False: ``submit_argv`` *is* the job, to be started in a
-    session of its own with its output in logs/job.out; its process id is the job's id."""
-    name: Pattern
-    account: Pattern
-    path: Pattern
+    @property
+    def template(self) -> str:
+        """The template of its job script, in ``neox_hpc/templates``."""
+        ...
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Which of account, queue, walltime it understands."""
+        ...
+
+    @property
+    def starts_job(self) -> bool:
+        """True: a scheduler starts the job; ``submit_argv`` prints its id.  False: ``submit_argv`` *is* the job, to be started in a
+        session of its own with its output in logs/job.out; its process id is the job's id."""
+        ...
+
+    @property
+    def name(self) -> Pattern: ...
+
+    @property
+    def account(self) -> Pattern:
+        """Of queues too."""
+        ...
+
+    @property
+    def path(self) -> Pattern: ...
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
         """The arguments that ask for the job."""

@@ -44,7 +44,9 @@ STATES = {
 """https://slurm.schedmd.com/job_state_codes.html"""
 
 _ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.,@+-]{0,63}", "letters, digits and _.,@+-")
-_PATH = Pattern(r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in --output a % begins a pattern, and a \\ ends patterns)")
+_PATH = Pattern(
+    r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in --output a % begins a pattern, and a \\ ends patterns)"
+)
 _ID = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?\s*$", re.MULTILINE)
 _EXIT_CODE = re.compile(r"(\d+):(\d+)")
 _OVERRIDES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_")
@@ -55,7 +57,7 @@ class Slurm:
     """sbatch, squeue, sacct, scancel."""
 
     template: str = "slurm.sh.j2"
-    takes: frozenset[str] = frozenset({"account", "queue", "walltime", "nodes"})
+    takes: frozenset[str] = frozenset({"account", "queue", "walltime"})
     starts_job: bool = True
     name: Pattern = RUN_NAME
     account: Pattern = _ACCOUNT
