@@ -1,99 +1,120 @@
-"""From a configuration to the network: the architecture on one screen.
+"""From a configuration to the network: the architecture on one screen; changes when the network has another plan.
 
 GPT-NeoX (Black et al. 2022, arXiv:2204.06745): embedding, blocks, final norm, head.
-Legend: B batch, S tokens, D width, V padded vocabulary, v its share on this tensor rank.
+Legend: B batch, S tokens, D width, V vocabulary, v a tensor rank's share of the padded one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.config import RunConfig
 from model.data.batch import Batch
-from model.implementations import ACTIVATION_CODE, ATTENTION_CODE, Implementations, choose
-from model.layers.attention import LayerCache
+from model.implementations import Implementations, choose
 from model.layers.block import Block
-from model.layers.ends import Embedding, Head, TiedHead
-from model.layers.norm import NORMS
-from model.layers.positions import Rotary
+from model.layers.cache import LayerCache
+from model.layers.ends import Embedding, FinalNorm, Head, TiedHead
+from model.layers.stage import Stage
 from model.parallel.collectives import gather_last
 from model.parallel.groups import Groups, one_rank
-from model.parallel.loss import cross_entropy, masked_mean
-from model.parallel.parameters import name_parameters, reset_parameters
+from model.parallel.loss import masked_mean
+from model.parallel.parameters import fill_parameters, name_parameters, reset_parameters
 
 
-def layer_list(config: RunConfig, padded_vocab: int, groups: Groups, table: Implementations) -> list[tuple[str, nn.Module]]:
-    """The layers in order, by name; a pipeline deals them to its stages."""
+def layer_list(config: RunConfig, padded_vocab: int, groups: Groups, table: Implementations) -> list[nn.Module]:
+    """The layers in order, each from a :class:`Stage` to the next; a pipeline deals them to its ranks.
+
+    Their parameters have global names and no values yet.  A tied head takes the embedding's matrix as its second argument.
+    """
     shape = config.architecture
-    rotary = None
-    if shape.pos_emb == "rotary":
-        rotary = Rotary(shape.rotary_dims, shape.rotary_emb_base, shape.max_position_embeddings)
-    activation = ACTIVATION_CODE[table.activation]
-    blocks = [Block(config, groups, ATTENTION_CODE[name], activation, rotary) for name in table.attention]
-    head = Head(config, padded_vocab, groups) if shape.no_weight_tying else TiedHead(groups)
-    return [
-        ("embedding", Embedding(config, padded_vocab, groups)),
-        *((f"layers.{number}", block) for number, block in enumerate(blocks)),
-        ("final_norm", NORMS[shape.norm](config, groups)),
-        ("head", head),
+    embedding = Embedding(config, padded_vocab, groups)
+    positions = table.positions.code(shape)
+    blocks = [
+        Block(config, groups, norm=table.norm.code, attend=row.code, activation=table.activation.code, positions=positions)
+        for row in table.attention
     ]
+    norm = table.norm.code(config, groups)
+    head = Head(config, padded_vocab, groups) if shape.no_weight_tying else TiedHead(groups)
+    named = [("embedding", embedding), *((f"layers.{n}", b) for n, b in enumerate(blocks)), ("final_norm", norm), ("head", head)]
+    name_parameters(named)
+    return [embedding, *blocks, FinalNorm(norm), head]
 
 
 class GPT(nn.Module):
-    """All layers on one pipeline stage."""
+    """All layers on one pipeline stage; the forward pass is the loss."""
 
-    embedding: Embedding
-    head: Head | TiedHead
+    def __init__(
+        self,
+        config: RunConfig,
+        vocab_size: int,
+        groups: Groups | None = None,
+        *,
+        device: torch.device | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Built on the CPU in fp32.
 
-    def __init__(self, config: RunConfig, vocab_size: int, groups: Groups | None = None) -> None:
-        """``vocab_size``: the tokenizer's; the matrices are padded."""
+        Args:
+            vocab_size: the tokenizer's; the matrices are padded.
+            device: where it will run (it chooses the implementations); the CPU when absent.
+            weights: whole tensors by global name; drawn from the seed when absent.
+
+        Raises:
+            ValueError: the layout cannot cut the model, an implementation is missing, or the weights are of another architecture.
+        """
         super().__init__()
         self.vocab_size = vocab_size
         self.padded_vocab_size = config.padded_vocab_size(vocab_size)
         self.groups = groups or one_rank()
-        self.implementations = choose(config)
-        named = layer_list(config, self.padded_vocab_size, self.groups, self.implementations)
-        self.layers = nn.ModuleList(layer for name, layer in named if name.startswith("layers."))
-        for name, layer in named:
-            if not name.startswith("layers."):
-                self.add_module(name, layer)
-        self._recompute = config.training.checkpoint_num_layers if config.training.checkpoint_activations else 0
-        name_parameters(self)
-        reset_parameters(self, config.training.seed)
+        self.implementations = choose(config, device or torch.device("cpu"))
+        self.layers = nn.ModuleList(layer_list(config, self.padded_vocab_size, self.groups, self.implementations))
+        training, shape = config.training, config.architecture
+        self._recompute = training.checkpoint_num_layers if training.checkpoint_activations else 0
+        self._draws = bool(shape.hidden_dropout or shape.attention_dropout)
+        if weights is None:
+            reset_parameters(self, training.seed)
+        else:
+            fill_parameters(self, weights)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The mean loss of a micro-batch in fp32, over the labels that count."""
-        logits_BSv = self._logits(batch.tokens_BS, None)
-        return masked_mean(cross_entropy(logits_BSv, batch.labels_BS, self.groups), batch.loss_mask_BS)
+        """The mean loss of a micro-batch in fp32, over the labels that count; the same on every tensor rank."""
+        stage = self._blocks(self.layers[0](Stage(batch.tokens_BS, batch.doc_ids_BS)), None)
+        loss_BS = self.implementations.loss.code(self._logits(stage), batch.labels_BS, self.groups)
+        return masked_mean(loss_BS, batch.loss_mask_BS)
 
-    def logits(self, tokens_BS: Tensor, cache: Sequence[LayerCache] | None = None) -> Tensor:
-        """logits_BSV of the next tokens, without the padding; ``cache`` holds a LayerCache a layer and grows by these tokens."""
-        return gather_last(self._logits(tokens_BS, cache), self.groups.tensor_group)[..., : self.vocab_size]
+    def logits(self, tokens_BS: Tensor, cache: Sequence[LayerCache] | None = None, *, last_only: bool = False) -> Tensor:
+        """logits_BSV without the padding; ``cache`` holds the tokens before these and grows by them; ``last_only``: of one token."""
+        stage = self._blocks(self.layers[0](Stage(tokens_BS)), cache)
+        if last_only:
+            stage = stage._replace(x=stage.x[:, -1:])
+        return gather_last(self._logits(stage), self.groups.tensor_group)[..., : self.vocab_size]
 
     def new_cache(self) -> list[LayerCache]:
         """An empty cache."""
-        return [LayerCache() for _ in self.layers]
+        return [LayerCache() for _ in self.layers[1:-2]]
 
-    def _logits(self, tokens_BS: Tensor, cache: Sequence[LayerCache] | None) -> Tensor:
-        x_BSD = self.final_norm(self._blocks(self.embedding(tokens_BS), cache))
-        if isinstance(self.head, TiedHead):
-            return self.head(x_BSD, self.embedding.word_embeddings.weight)
-        return self.head(x_BSD)
-
-    def _blocks(self, x_BSD: Tensor, cache: Sequence[LayerCache] | None) -> Tensor:
+    def _blocks(self, stage: Stage, cache: Sequence[LayerCache] | None) -> Stage:
+        blocks = self.layers[1:-2]
         if self._recompute and self.training and cache is None:
-            for first in range(0, len(self.layers), self._recompute):
-                x_BSD = checkpoint(_run, self.layers[first : first + self._recompute], x_BSD, use_reentrant=False)
-            return x_BSD
-        for number, block in enumerate(self.layers):
-            x_BSD = block(x_BSD, None if cache is None else cache[number])
-        return x_BSD
+            for first in range(0, len(blocks), self._recompute):
+                part = blocks[first : first + self._recompute]
+                stage = checkpoint(_run, part, stage, use_reentrant=False, preserve_rng_state=self._draws)
+            return stage
+        return _run(blocks, stage, cache)
+
+    def _logits(self, stage: Stage) -> Tensor:
+        """logits_BSv"""
+        stage, head = self.layers[-2](stage), self.layers[-1]
+        if isinstance(head, TiedHead):
+            return head(stage, self.layers[0].word_embeddings.weight).x
+        return head(stage).x
 
 
-def _run(blocks: nn.ModuleList, x_BSD: Tensor) -> Tensor:
-    for block in blocks:
-        x_BSD = block(x_BSD)
-    return x_BSD
+def _run(blocks: Sequence[nn.Module] | nn.ModuleList, stage: Stage, cache: Sequence[LayerCache] | None = None) -> Stage:
+    for number, block in enumerate(blocks):
+        stage = block(stage, None if cache is None else cache[number])
+    return stage

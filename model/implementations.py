@@ -1,74 +1,158 @@
-"""Which implementation of each operation runs: the one table from configuration to code."""
+"""Which implementation of each operation runs: the one table from configuration to code.
+
+Changes when there is another implementation: add a row.  The first row of an operation that the configuration asks for is taken,
+and printed at the start of a run.  What is asked for and not to be had is an error, never replaced in silence.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
-from torch import Tensor
+import torch
 
 from model.config import RunConfig
+from model.config.architecture import Architecture, AttentionKind
 from model.kernels.activations import gelu_erf, gelu_tanh
-from model.kernels.attention import Attention, eager_attention, sdpa_attention
+from model.kernels.attention import eager_attention, sdpa_attention
+from model.layers.norm import LayerNorm
+from model.layers.positions import NoPositions, Rotary
+from model.parallel.loss import cross_entropy
 
-ATTENTION: dict[tuple[str, bool], str] = {
-    # (kind in attention_config, scaled_upper_triang_masked_softmax_fusion) -> name
-    ("global", False): "eager",
-    ("global", True): "sdpa",
-    ("flash", False): "sdpa",
-    ("flash", True): "sdpa",
+Asked = Callable[[Architecture, AttentionKind], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One implementation of one operation."""
+
+    operation: str
+    name: str
+    asked: Asked
+    """The configuration asks for it, for a layer of this kind of attention, if no row above took it."""
+    code: Any
+    """What the layers call."""
+    missing: Callable[[torch.device], str] = lambda device: ""
+    """Why it cannot run on a device, and what to do; empty: it can."""
+
+
+def _rotary(a: Architecture) -> Rotary:
+    return Rotary(a.rotary_dims, a.rotary_emb_base, a.max_position_embeddings)
+
+
+TABLE = (
+    Row(
+        operation="attention",
+        name="sdpa",
+        asked=lambda a, kind: kind == "flash" or (kind == "global" and a.scaled_upper_triang_masked_softmax_fusion),
+        code=sdpa_attention,
+    ),
+    Row(operation="attention", name="eager", asked=lambda a, kind: kind == "global", code=eager_attention),
+    Row(
+        operation="positions",
+        name="rotary",
+        asked=lambda a, kind: a.pos_emb == "rotary" and a.rotary_dims > 0 and not a.rope_fusion,
+        code=_rotary,
+    ),
+    Row(
+        operation="positions",
+        name="none",
+        asked=lambda a, kind: a.pos_emb == "none" or (a.pos_emb == "rotary" and a.rotary_dims == 0),
+        code=lambda a: NoPositions(),
+    ),
+    Row(
+        operation="norm",
+        name="layer_norm",
+        asked=lambda a, kind: a.norm == "layernorm" and not a.layernorm_fusion,
+        code=LayerNorm,
+    ),
+    Row(
+        operation="activation",
+        name="gelu_tanh",
+        asked=lambda a, kind: a.activation == "gelu" and a.bias_gelu_fusion,
+        code=gelu_tanh,
+    ),
+    Row(operation="activation", name="gelu_erf", asked=lambda a, kind: a.activation == "gelu", code=gelu_erf),
+    Row(
+        operation="residual",
+        name="torch",
+        asked=lambda a, kind: not a.bias_dropout_fusion,
+        code=None,
+    ),
+    Row(operation="loss", name="blockwise_fp32", asked=lambda a, kind: True, code=cross_entropy),
+)
+
+KEYS = {
+    "attention": ("attention_config", "scaled_upper_triang_masked_softmax_fusion"),
+    "positions": ("pos_emb", "rope_fusion"),
+    "norm": ("norm", "layernorm_fusion"),
+    "activation": ("activation", "bias_gelu_fusion"),
+    "residual": ("bias_dropout_fusion",),
+    "loss": (),
 }
-ATTENTION_CODE: dict[str, Attention] = {"eager": eager_attention, "sdpa": sdpa_attention}
-ACTIVATION: dict[tuple[str, bool], str] = {("gelu", False): "gelu_erf", ("gelu", True): "gelu_tanh"}
-"""(activation, bias_gelu_fusion) -> name"""
-ACTIVATION_CODE: dict[str, Callable[[Tensor], Tensor]] = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh}
+"""Operation -> the keys that choose among its rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Implementations:
-    """The chosen names; printed at the start of a run."""
+    """The rows that run."""
 
-    attention: tuple[str, ...]
+    attention: tuple[Row, ...]
     """One a layer."""
-    norm: str
-    activation: str
-    loss: str
+    positions: Row
+    norm: Row
+    activation: Row
+    residual: Row
+    loss: Row
 
     def rows(self) -> list[tuple[str, str]]:
         """Operation and implementation, for people."""
-        shown = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            shown.append((field.name, value if isinstance(value, str) else ", ".join(_runs(value))))
-        return shown
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        return [(name, value.name if isinstance(value, Row) else _counted(value)) for name, value in chosen.items()]
 
 
-def choose(config: RunConfig) -> Implementations:
+def choose(config: RunConfig, device: torch.device) -> Implementations:
     """The implementations that a configuration asks for.
 
     Raises:
-        ValueError: something is asked for that does not exist yet.
+        ValueError: something is asked for that does not exist, or cannot run on the device.
     """
     shape = config.architecture
-    kinds = tuple((kind, shape.scaled_upper_triang_masked_softmax_fusion) for kind in shape.attention_kinds)
-    activation = (shape.activation, shape.bias_gelu_fusion)
-    for key, wanted, table in (("attention_config", kinds, ATTENTION), ("activation", (activation,), ACTIVATION)):
-        missing = sorted({row[0] for row in wanted if row not in table})
-        if missing:
-            raise ValueError(f"{key}: {', '.join(missing)} has no implementation yet")
+
+    def row(operation: str, kind: AttentionKind) -> Row:
+        return _row(operation, shape, kind, device)
+
+    first = shape.attention_kinds[0]
     return Implementations(
-        attention=tuple(ATTENTION[kind] for kind in kinds),
-        norm="torch",
-        activation=ACTIVATION[activation],
-        loss="vocab-parallel" if config.parallelism.model_parallel_size > 1 else "torch",
+        attention=tuple(row("attention", kind) for kind in shape.attention_kinds),
+        positions=row("positions", first),
+        norm=row("norm", first),
+        activation=row("activation", first),
+        residual=row("residual", first),
+        loss=row("loss", first),
     )
 
 
-def _runs(names: tuple[str, ...]) -> list[str]:
-    runs: list[list[str]] = []
-    for name in names:
-        if runs and runs[-1][0] == name:
-            runs[-1].append(name)
-        else:
-            runs.append([name])
-    return [f"{len(run)} x {run[0]}" for run in runs]
+def _row(operation: str, shape: Architecture, kind: AttentionKind, device: torch.device) -> Row:
+    for row in TABLE:
+        if row.operation == operation and row.asked(shape, kind):
+            if reason := row.missing(device):
+                raise ValueError(f"{operation}: {row.name} was asked for and cannot run on {device.type}: {reason}")
+            return row
+    asked = ", ".join(f"{key} {_shown(kind if key == 'attention_config' else getattr(shape, key))}" for key in KEYS[operation])
+    there = ", ".join(row.name for row in TABLE if row.operation == operation)
+    raise ValueError(f"{asked}: no implementation yet; {operation} can be {there}")
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _counted(rows: Iterable[Row]) -> str:
+    """``2 x eager, 10 x sdpa``: neighbours of the same name together."""
+    runs: list[tuple[str, int]] = []
+    for row in rows:
+        name, times = runs.pop() if runs and runs[-1][0] == row.name else (row.name, 0)
+        runs.append((name, times + 1))
+    return ", ".join(f"{times} x {name}" for name, times in runs)

@@ -1,4 +1,4 @@
-"""The two ends of the network: tokens to the residual stream, and the stream to logits."""
+"""The ends of the network: tokens to the residual stream, and the stream to logits; changes when tokens enter or leave otherwise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from model.config import RunConfig
 from model.layers.init import input_init
+from model.layers.stage import Stage
 from model.parallel.collectives import copy_in
 from model.parallel.embedding import VocabParallelEmbedding
 from model.parallel.groups import Groups
@@ -22,10 +23,22 @@ class Embedding(nn.Module):
         self.word_embeddings = VocabParallelEmbedding(padded_vocab, width, init=input_init(config), groups=groups)
         self._dropout = config.architecture.hidden_dropout
 
-    def forward(self, tokens_BS: Tensor) -> Tensor:
+    def forward(self, stage: Stage) -> Stage:
         """Rows of the embedding."""
-        x_BSD = self.word_embeddings(tokens_BS)
-        return F.dropout(x_BSD, self._dropout, training=self.training) if self._dropout else x_BSD
+        x_BSD = self.word_embeddings(stage.x)
+        return stage._replace(x=F.dropout(x_BSD, self._dropout, training=self.training) if self._dropout else x_BSD)
+
+
+class FinalNorm(nn.Module):
+    """x_BSD -> x_BSD: the norm after the last block."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, stage: Stage) -> Stage:
+        """The norm."""
+        return stage._replace(x=self.norm(stage.x))
 
 
 class Head(nn.Module):
@@ -36,9 +49,9 @@ class Head(nn.Module):
         width = config.architecture.hidden_size
         self.final_linear = ColumnParallelLinear(width, padded_vocab, bias=False, init=input_init(config), groups=groups)
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
+    def forward(self, stage: Stage) -> Stage:
         """Logits."""
-        return self.final_linear(x_BSD)
+        return stage._replace(x=self.final_linear(stage.x))
 
 
 class TiedHead(nn.Module):
@@ -48,6 +61,6 @@ class TiedHead(nn.Module):
         super().__init__()
         self._group = groups.tensor_group
 
-    def forward(self, x_BSD: Tensor, weight_vD: Tensor) -> Tensor:
+    def forward(self, stage: Stage, weight_vD: Tensor) -> Stage:
         """Logits."""
-        return F.linear(copy_in(x_BSD, self._group), weight_vD)
+        return stage._replace(x=F.linear(copy_in(stage.x, self._group), weight_vD))

@@ -15,16 +15,6 @@ from model.config.architecture import InitMethod
 from model.parallel.parameters import Init
 
 
-def zeros(whole: Tensor, generator: torch.Generator) -> None:
-    """Biases."""
-    whole.zero_()
-
-
-def ones(whole: Tensor, generator: torch.Generator) -> None:
-    """Gains of norms."""
-    whole.fill_(1)
-
-
 def normal(std: float) -> Init:
     """N(0, std)."""
 

@@ -1,4 +1,4 @@
-"""The feed-forward sub-layer: linear, activation, linear."""
+"""The feed-forward sub-layer: linear, activation, linear; changes when the MLP has another shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalization of a sub-layer's input.  LayerNorm: Ba, Kiros and Hinton 2016, arXiv:1607.06450."""
+"""Normalization of a sub-layer's input; changes with another norm.  LayerNorm: Ba, Kiros and Hinton 2016, arXiv:1607.06450."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import RunConfig
-from model.layers.init import ones, zeros
 from model.parallel.groups import Groups
-from model.parallel.parameters import make_parameter
+from model.parallel.parameters import make_parameter, ones, zeros
 
 
 class LayerNorm(nn.Module):

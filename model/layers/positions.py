@@ -1,38 +1,85 @@
-"""Rotary positions: Su et al. 2021, "RoFormer", arXiv:2104.09864, in GPT-NeoX's half-split form.
+"""Rotary positions: Su et al. 2021, "RoFormer", arXiv:2104.09864, equation 34, in GPT-NeoX's half-split form.
 
-The first ``rotary_dims`` dimensions of a head rotate, dimension i with i + rotary_dims / 2, by position x base^(-2i/rotary_dims).
+Changes when positions are told otherwise.  The first ``rotary_dims`` dimensions of a head rotate, dimension i with
+i + rotary_dims / 2, by position x base^(-2i/rotary_dims); the others pass unchanged.
+Legend: B batch, S tokens, N heads here, H head size, P pairs of rotating dimensions.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 class Rotary:
-    """Cosines and sines of all positions, kept per device and type."""
+    """Cosines and sines of all positions, kept per device and type; one object serves all layers."""
 
     def __init__(self, dims: int, base: float, positions: int) -> None:
         self.dims = dims
-        angle_SI = torch.arange(positions, dtype=torch.float64)[:, None] * base ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
-        angle_SR = torch.cat([angle_SI, angle_SI], dim=-1)
-        self._table = (angle_SR.cos().float(), angle_SR.sin().float())
+        angle_SP = torch.arange(positions, dtype=torch.float64)[:, None] * base ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+        self._table = (angle_SP.cos().float(), angle_SP.sin().float())
         self._cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, x_BNSH: Tensor, start: int = 0) -> Tensor:
-        """Rotate heads whose first position is ``start``."""
-        cos_SR, sin_SR = self._at(x_BNSH)
-        end = start + x_BNSH.shape[2]
-        turned_BNSR = x_BNSH[..., : self.dims]
-        first, second = turned_BNSR.chunk(2, dim=-1)
-        turned_BNSR = turned_BNSR * cos_SR[start:end] + torch.cat([-second, first], dim=-1) * sin_SR[start:end]
-        if self.dims == x_BNSH.shape[-1]:
-            return turned_BNSR
-        return torch.cat([turned_BNSR, x_BNSH[..., self.dims :]], dim=-1)
+    def split(self, qkv_BSN3H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q_BNSH, k_BNSH, v_BNSH of heads whose first position is ``start``; q and k are rotated."""
+        cos_SP, sin_SP = self._at(qkv_BSN3H)
+        end = start + qkv_BSN3H.shape[1]
+        assert end <= len(cos_SP), f"position {end - 1} of {len(cos_SP)}"
+        q_BNSH, k_BNSH, v_BNSH = _SplitAndRotate.apply(qkv_BSN3H, cos_SP[start:end], sin_SP[start:end])
+        return q_BNSH, k_BNSH, v_BNSH
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
         key = (x.device, x.dtype)
         if key not in self._cast:
-            cos_SR, sin_SR = self._table
-            self._cast[key] = (cos_SR.to(x.device, x.dtype), sin_SR.to(x.device, x.dtype))
+            cos_SP, sin_SP = self._table
+            self._cast[key] = (cos_SP.to(x.device, x.dtype), sin_SP.to(x.device, x.dtype))
         return self._cast[key]
+
+
+class NoPositions:
+    """``pos_emb: none``: the split alone."""
+
+    def split(self, qkv_BSN3H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q_BNSH, k_BNSH, v_BNSH."""
+        q_BNSH, k_BNSH, v_BNSH = qkv_BSN3H.transpose(1, 2).chunk(3, dim=-1)
+        return q_BNSH, k_BNSH, v_BNSH
+
+
+class _SplitAndRotate(torch.autograd.Function):
+    """One pass over q, k and v each way; autograd by itself would copy, pad and add whole tensors for every slice."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv_BSN3H: Tensor, cos_SP: Tensor, sin_SP: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(cos_SP, sin_SP)
+        parts = _parts(qkv_BSN3H)
+        q_BNSH, k_BNSH, v_BNSH = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in parts)
+        _rotate(parts[0], cos_SP, sin_SP, out=q_BNSH)
+        _rotate(parts[1], cos_SP, sin_SP, out=k_BNSH)
+        v_BNSH.copy_(parts[2])
+        return q_BNSH, k_BNSH, v_BNSH
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos_SP, sin_SP = ctx.saved_tensors
+        B, N, S, H = grads[0].shape
+        grad_BSN3H = grads[0].new_empty((B, S, N, 3 * H))
+        parts = _parts(grad_BSN3H)
+        _rotate(grads[0], cos_SP, -sin_SP, out=parts[0])  # the inverse of a rotation is its transpose
+        _rotate(grads[1], cos_SP, -sin_SP, out=parts[1])
+        parts[2].copy_(grads[2])
+        return grad_BSN3H, None, None
+
+
+def _parts(qkv_BSN3H: Tensor) -> tuple[Tensor, ...]:
+    """Views of q, k and v, each BNSH."""
+    return qkv_BSN3H.transpose(1, 2).chunk(3, dim=-1)
+
+
+def _rotate(x_BNSH: Tensor, cos_SP: Tensor, sin_SP: Tensor, *, out: Tensor) -> None:
+    pairs = cos_SP.shape[-1]
+    first, second = x_BNSH[..., :pairs], x_BNSH[..., pairs : 2 * pairs]
+    torch.mul(first, cos_SP, out=out[..., :pairs]).addcmul_(second, sin_SP, value=-1)
+    torch.mul(second, cos_SP, out=out[..., pairs : 2 * pairs]).addcmul_(first, sin_SP)
+    out[..., 2 * pairs :] = x_BNSH[..., 2 * pairs :]

@@ -1,4 +1,7 @@
-"""Collectives with their gradients (Shoeybi et al. 2019, "Megatron-LM", arXiv:1909.08053, figure 3: the functions f and g)."""
+"""Collectives with their gradients (Shoeybi et al. 2019, "Megatron-LM", arXiv:1909.08053, figure 3: the functions f and g).
+
+Changes when activations are cut otherwise: sequence parallelism makes ``copy_in`` an all-gather and ``sum_out`` a reduce-scatter.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ def copy_in(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def sum_out(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The sum over ``group``; its gradient goes to each as it is."""
+    """The sum over ``group``, written over ``x``; its gradient goes to each as it is."""
     return x if group is None else _SumOut.apply(x, group)
 
 
@@ -36,7 +39,7 @@ class _CopyIn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        grad = grads[0].contiguous().clone()
+        grad = grads[0].clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to another branch
         dist.all_reduce(grad, group=ctx.group)
         return grad, None
 
@@ -44,9 +47,10 @@ class _CopyIn(torch.autograd.Function):
 class _SumOut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        total = x.contiguous().clone()
-        dist.all_reduce(total, group=group)
-        return total
+        assert x.is_contiguous(), "the output of a matrix product"
+        ctx.mark_dirty(x)
+        dist.all_reduce(x, group=group)
+        return x
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

@@ -1,4 +1,4 @@
-"""The token embedding, its rows cut over the tensor ranks."""
+"""The token embedding, its rows cut over the tensor ranks; changes when the vocabulary is cut otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Where this rank stands on each axis of the layout, and with whom it talks there."""
+"""Where this rank stands on each axis of the layout, and with whom it talks there.
+
+Changes when the mesh gets another axis or order.  *Axis* is an axis of the mesh of ranks; a tensor has *dims*.
+"""
 
 from __future__ import annotations
 

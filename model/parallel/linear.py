@@ -1,4 +1,4 @@
-"""Linear layers whose matrix is cut over the tensor ranks.
+"""Linear layers whose matrix is cut over the tensor ranks; changes when a matrix is cut otherwise.
 
 x_BSI @ weight_OI: column-parallel cuts the outputs O, row-parallel the inputs I (arXiv:1909.08053, section 3).
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers.init import zeros
 from model.parallel.collectives import copy_in, sum_out
 from model.parallel.groups import Groups
-from model.parallel.parameters import Init, make_parameter
+from model.parallel.parameters import Init, make_parameter, zeros
 
 
 class ColumnParallelLinear(nn.Module):

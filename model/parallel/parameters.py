@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,16 @@ from model.parallel.groups import Groups
 
 Init = Callable[[Tensor, torch.Generator], None]
 """Fills a whole tensor in place, drawing from the generator."""
+
+
+def zeros(whole: Tensor, generator: torch.Generator) -> None:
+    """Biases."""
+    whole.zero_()
+
+
+def ones(whole: Tensor, generator: torch.Generator) -> None:
+    """Gains of norms."""
+    whole.fill_(1)
 
 
 class GlobalParameter(nn.Parameter):
@@ -55,11 +65,12 @@ def global_parameters(module: nn.Module) -> Iterator[GlobalParameter]:
         yield parameter
 
 
-def name_parameters(module: nn.Module) -> None:
-    """Give every parameter its global name: the path of modules that leads to it."""
-    for name, parameter in module.named_parameters():
-        assert isinstance(parameter, GlobalParameter)
-        parameter.global_name = name
+def name_parameters(layers: Iterable[tuple[str, nn.Module]]) -> None:
+    """Give every parameter its global name: the layer's and the path below it, wherever the layer is registered."""
+    for layer_name, layer in layers:
+        for name, parameter in layer.named_parameters():
+            assert isinstance(parameter, GlobalParameter)
+            parameter.global_name = f"{layer_name}.{name}"
 
 
 def reset_parameters(module: nn.Module, seed: int) -> None:
@@ -72,6 +83,23 @@ def reset_parameters(module: nn.Module, seed: int) -> None:
             whole = torch.empty(parameter.global_shape)
             parameter.init(whole, _generator(seed, parameter.global_name))
             parameter.copy_(local_slice(parameter, whole))
+
+
+def fill_parameters(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Set every parameter to its slice of the whole tensor of its global name.
+
+    Raises:
+        ValueError: a tensor is absent, too many, or has another shape: the weights are of another architecture.
+    """
+    parameters = {parameter.global_name: parameter for parameter in global_parameters(module)}
+    if odd := sorted(parameters.keys() ^ weights.keys()):
+        place = "the weights lack" if odd[0] in parameters else "this architecture has no"
+        raise ValueError(f"{place} {odd[0]}: they are of another architecture ({len(odd)} names differ)")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if tuple(weights[name].shape) != parameter.global_shape:
+                raise ValueError(f"{name} is {list(weights[name].shape)} in the weights, {list(parameter.global_shape)} here")
+            parameter.copy_(local_slice(parameter, weights[name]))
 
 
 def local_slice(parameter: GlobalParameter, whole: Tensor) -> Tensor:
