@@ -147,7 +147,7 @@ def test_every_start_is_an_attempt_of_its_own(stage: Stage) -> None:
     assert stage.env()["NEOX_HPC_ATTEMPT_DIR"] == str(stage.run / "logs" / "2")
 
 
-def test_earliest_rank_error_is_the_last_thing_in_the_log(stage: Stage) -> None:
+def test_earliest_rank_error_is_at_the_end_of_the_log(stage: Stage) -> None:
     behave = """
 for rank in 7 3 12; do echo "rank $rank: no memory" >"$NEOX_HPC_ATTEMPT_DIR/rank$rank.error"; done
 touch -d '2020-01-01' "$NEOX_HPC_ATTEMPT_DIR/rank3.error"
@@ -155,7 +155,18 @@ exit 1
 """
     status, output = stage.finish(slurm_job(stage), behave=behave)
     assert status == 1
-    assert output.splitlines()[-2:] == [f"neox-hpc: the first error is in {stage.run}/logs/1/rank3.error:", "rank 3: no memory"]
+    assert output.splitlines()[-3:] == [
+        f"neox-hpc: the first error is in {stage.run}/logs/1/rank3.error:",
+        "rank 3: no memory",
+        "neox-hpc: the training ended with exit status 1",
+    ]
+
+
+def test_a_failed_rank_makes_a_failed_job_though_the_others_died_of_a_signal(stage: Stage) -> None:
+    fails = 'echo boom >"$NEOX_HPC_ATTEMPT_DIR/rank2.error"; exit 143'
+    assert stage.finish(slurm_job(stage), behave=fails)[0] == 1
+    assert stage.outcome() == "exit_status=1\n"
+    assert stage.finish(slurm_job(stage), behave="exit 143")[0] == 143
 
 
 @pytest.mark.parametrize(("sent", "arrives"), [("TERM", "TERM"), ("INT", "TERM"), ("USR1", "USR1")])

@@ -82,8 +82,12 @@ while [ -n "$signal" ]; do # the signal ended the wait, not the launcher
 done
 
 if [ "$status" -ne 0 ]; then
-  echo "neox-hpc: the training ended with exit status $status" >&2
   first=$(find "$NEOX_HPC_ATTEMPT_DIR" -name 'rank*.error' -exec ls -tr {} + | head -n 1)
-  [ -z "$first" ] || { echo "neox-hpc: the first error is in $first:" && cat "$first"; } >&2
+  if [ -n "$first" ]; then
+    [ "$status" -le 128 ] || status=1 # a signal's status is that of the ranks which were ended because of this one
+    echo "neox-hpc: the first error is in $first:"
+    cat "$first"
+  fi
+  echo "neox-hpc: the training ended with exit status $status"
 fi
 exit "$status"
