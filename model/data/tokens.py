@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 MAGIC = b"MMIDIDX\x00\x00"
+LEGACY = b"TNTIDX\x00\x00"
+LEGACY = b"TNTIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 DTYPES: dict[int, type[np.generic]] = {
     1: np.uint8,
@@ -30,10 +35,16 @@ DTYPES: dict[int, type[np.generic]] = {
     8: np.uint16,
 }
 """The data type codes of GPT-NeoX; Megatron-core swaps 6 and 7 in some versions."""
+PIECE = 1 << 22
+"""Documents of an index that are checked at a time."""
+_AGAIN = "\n  fix: copy both files again, or tokenize the text again"
+PIECE = 1 << 22
+"""Documents of an index that are checked at a time."""
+_AGAIN = "\n  fix: copy both files again, or tokenize the text again"
 CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 
 
-def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """The type that holds every token of a vocabulary, by GPT-NeoX's rule: uint16 below 65500, else int32."""
     return np.dtype(np.uint16) if vocab_size < 65500 else np.dtype(np.int32)
 
@@ -42,56 +53,52 @@ class TokenFile:
     """A token file, memory-mapped.
 
     Raises:
-        ValueError: a file is missing, damaged or shorter than its index says; the message names it and the sizes.
+        ValueError: a file is missing, damaged, or the two do not belong together; the message names it and the sizes.
     """
 
     def __init__(self, prefix: str | Path) -> None:
         self.prefix = Path(prefix)
-        index_path, data_path = _with_suffix(self.prefix, ".idx"), _with_suffix(self.prefix, ".bin")
-        for path in (index_path, data_path):
+        self.index_path, self.data_path = _with_suffix(self.prefix, ".idx"), _with_suffix(self.prefix, ".bin")
+        for path in (self.index_path, self.data_path):
             if not path.is_file():
-                raise ValueError(f"{path}: no such token file (data paths are prefixes, without .bin or .idx)")
-        self.dtype, count, marks = _read_header(index_path)
-        index = np.memmap(index_path, mode="r", dtype=np.uint8)
-        expected = HEADER.size + 4 * count + 8 * count + 8 * marks
-        if index.size < expected:
-            raise ValueError(f"{index_path}: truncated: {index.size} bytes, its header promises {expected}; make the token file again")
-        start = HEADER.size
-        self.lengths: NDArray[np.int32] = index[start : start + 4 * count].view(np.int32)
-        self._offsets: NDArray[np.int64] = index[start + 4 * count : start + 12 * count].view(np.int64)
-        size, promised = data_path.stat().st_size, self._promised_bytes()
-        if size < promised:
-            raise ValueError(f"{data_path}: truncated: {size} bytes, its index promises {promised}; copy or make it again")
-        self.tokens: NDArray[np.generic] = (
-            np.memmap(data_path, mode="r", dtype=self.dtype) if size else np.empty(0, dtype=self.dtype)
-        )
+                raise ValueError(f"{path}: no such token file\n  fix: write the prefix of a pair, without .bin or .idx")
+        self.dtype, count, marks = _read_header(self.index_path)
+        _check_size(self.index_path, HEADER.size + 12 * count + 8 * marks, "its header")
+        index = np.memmap(self.index_path, mode="r", dtype=np.uint8)
+        begin, middle, end = HEADER.size, HEADER.size + 4 * count, HEADER.size + 12 * count
+        self.lengths: NDArray[np.int32] = index[begin:middle].view("<i4")
+        self._offsets: NDArray[np.int64] = index[middle:end].view("<i8")
+        _check_size(self.data_path, self._promised_bytes(), "its index")
+        empty = not self.data_path.stat().st_size  # nothing to map
+        self.tokens: NDArray[Any] = np.empty(0, self.dtype) if empty else np.memmap(self.data_path, mode="r", dtype=self.dtype)
 
     def __len__(self) -> int:
         """Sequences in the file."""
         return len(self.lengths)
 
-    def start(self, sequence: int) -> int:
-        """Position of a sequence's first token in ``tokens``."""
-        return int(self._offsets[sequence]) // self.dtype.itemsize
-
-    def sequence(self, index: int) -> NDArray[np.generic]:
+    def sequence(self, index: int) -> NDArray[Any]:
         """The tokens of one sequence."""
-        start = self.start(index)
+        start = int(self._offsets[index]) // self.dtype.itemsize
         return self.tokens[start : start + int(self.lengths[index])]
 
     def _promised_bytes(self) -> int:
-        if not len(self.lengths):
-            return 0
-        ends = self._offsets + self.lengths.astype(np.int64) * self.dtype.itemsize
-        if int(self._offsets.min()) < 0 or int(self.lengths.min()) < 0:
-            raise ValueError(f"{self.prefix}.idx: damaged: it holds a negative length or offset; make the token file again")
-        return int(ends.max())
+        """Bytes of the .bin by the index, which is read once, in pieces (it has 12 bytes per document)."""
+        promised, itemsize = 0, self.dtype.itemsize
+        for first in range(0, len(self), PIECE):
+            lengths, offsets = self.lengths[first : first + PIECE], self._offsets[first : first + PIECE]
+            if lengths.min() < 0 or offsets.min() < 0 or np.any(offsets % itemsize):
+                raise ValueError(f"{self.index_path}: damaged: a length or an offset in it is impossible{_AGAIN}")
+            promised = max(promised, int((offsets + lengths.astype(np.int64) * itemsize).max()))
+        return promised
 
 
 class TokenFileWriter:
-    """Writes a token file under temporary names; both files get their names together at the end, or not at all.
+    """Writes a token file under temporary names; the pair gets its names at the end, or never.
 
     Used as a context manager; ``add`` appends one document.
+
+    Raises:
+        ValueError: the data type is none of the format's, or the file cannot be written.
     """
 
     def __init__(self, prefix: str | Path, dtype: DTypeLike) -> None:
@@ -99,31 +106,44 @@ class TokenFileWriter:
         self.dtype = np.dtype(dtype)
         if self.dtype not in CODES:
             raise ValueError(f"{self.dtype} is no token type: use one of {', '.join(map(str, CODES))}")
-        self.prefix.parent.mkdir(parents=True, exist_ok=True)
         self._lengths: list[int] = []
-        self._data: BinaryIO = open(self._partial(".bin"), "wb")  # noqa: SIM115 (closed in __exit__)
+        try:
+            self.prefix.parent.mkdir(parents=True, exist_ok=True)
+            self._data: BinaryIO = open(self._partial(".bin"), "wb")  # noqa: SIM115 (closed in __exit__)
+        except OSError as error:
+            raise ValueError(f"{self.prefix}: cannot be written ({error.strerror})\n  fix: choose another directory") from error
 
-    def __enter__(self) -> TokenFileWriter:
+    def __enter__(self) -> Self:
         return self
 
-    def add(self, tokens: Iterable[int] | NDArray[np.generic]) -> None:
+    def add(self, tokens: Sequence[int] | NDArray[Any]) -> None:
         """Append one document.
 
         Raises:
             ValueError: a token does not fit the file's data type.
         """
-        wide = np.asarray(tokens if isinstance(tokens, np.ndarray) else list(tokens))
-        array = wide.astype(self.dtype)
-        if wide.size and not np.array_equal(array, wide):
-            raise ValueError(f"token {int(wide.max())} does not fit {self.dtype}: write the file with a wider type")
-        array.tofile(self._data)
-        self._lengths.append(array.size)
+        wide = np.asarray(tokens)
+        limits = np.iinfo(self.dtype) if np.issubdtype(self.dtype, np.integer) else np.finfo(self.dtype)
+        if wide.size and not (limits.min <= wide.min() and wide.max() <= limits.max):
+            outside = wide.max() if wide.max() > limits.max else wide.min()
+            raise ValueError(
+                f"{self.prefix}: token {outside} does not fit {self.dtype}\n  fix: write the file as int32 (token_dtype)"
+            )
+        wide.astype(self.dtype).tofile(self._data)
+        self._lengths.append(wide.size)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._data.close()
-        if kind is not None:
-            self._partial(".bin").unlink(missing_ok=True)
-            return
+        try:
+            self._data.close()
+            if kind is None:
+                self._publish()
+        finally:
+            for suffix in (".bin", ".idx"):
+                self._partial(suffix).unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        if not sum(self._lengths):
+            raise ValueError(f"{self.prefix}: no tokens were written: the corpus is empty\n  fix: give it text")
         lengths = np.asarray(self._lengths, dtype=np.int32)
         offsets = np.zeros(len(lengths), dtype=np.int64)
         np.cumsum(lengths[:-1].astype(np.int64) * self.dtype.itemsize, out=offsets[1:])
@@ -132,25 +152,39 @@ class TokenFileWriter:
             index.write(HEADER.pack(MAGIC, 1, CODES[self.dtype], len(lengths), len(marks)))
             for array in (lengths, offsets, marks):
                 array.tofile(index)
-        for suffix in (".bin", ".idx"):  # the index last: a reader opens it first
+        _with_suffix(self.prefix, ".idx").unlink(missing_ok=True)  # a new .bin never stands beside an old .idx
+        for suffix in (".bin", ".idx"):
             os.replace(self._partial(suffix), _with_suffix(self.prefix, suffix))
 
     def _partial(self, suffix: str) -> Path:
-        return _with_suffix(self.prefix, suffix + ".partial")
+        return _with_suffix(self.prefix, f"{suffix}.{os.getpid()}.partial")
 
 
 def _with_suffix(prefix: Path, suffix: str) -> Path:
     return prefix.with_name(prefix.name + suffix)
 
 
-def _read_header(path: Path) -> tuple[np.dtype[np.generic], int, int]:
+def _read_header(path: Path) -> tuple[np.dtype[Any], int, int]:
+    """Data type, sequences and document marks."""
     with open(path, "rb") as file:
         head = file.read(HEADER.size)
+    if head[: len(LEGACY)] == LEGACY:
+        raise ValueError(f"{path}: is in GPT-NeoX's older 'cached' format\n  fix: tokenize the text again with --dataset-impl mmap")
+    if head[: len(MAGIC)] != MAGIC[: len(head)]:
+        raise ValueError(f"{path}: is no token index (it begins with {head[:9]!r}, not {MAGIC!r}){_AGAIN}")
     if len(head) < HEADER.size:
-        raise ValueError(f"{path}: truncated: {len(head)} bytes, a header has {HEADER.size}; make the token file again")
-    magic, version, code, count, marks = HEADER.unpack(head)
-    if magic != MAGIC:
-        raise ValueError(f"{path}: no mmap index of GPT-NeoX (its first bytes are {magic[:8]!r}); tokenize the text again")
+        raise ValueError(f"{path}: truncated: {len(head)} bytes, its header alone has {HEADER.size}{_AGAIN}")
+    _, version, code, count, marks = HEADER.unpack(head)
     if version != 1 or code not in DTYPES:
-        raise ValueError(f"{path}: version {version}, data type {code}: this program reads version 1 with types {sorted(DTYPES)}")
+        raise ValueError(
+            f"{path}: version {version}, data type {code}: known are version 1 and data types {sorted(DTYPES)}{_AGAIN}"
+        )
     return np.dtype(DTYPES[code]), count, marks
+
+
+def _check_size(path: Path, expected: int, promised_by: str) -> None:
+    found = path.stat().st_size
+    if found < expected:
+        raise ValueError(f"{path}: truncated: {found} bytes, {promised_by} promises {expected}{_AGAIN}")
+    if found > expected:
+        raise ValueError(f"{path}: {found} bytes, but {promised_by} promises {expected}: the files do not belong together{_AGAIN}")
