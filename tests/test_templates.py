@@ -204,6 +204,13 @@ def test_a_failing_module_ends_the_job_before_the_ranks_start(stage: Stage) -> N
     assert stage.outcome() == "exit_status=1\n"
 
 
+def test_an_absent_file_of_modules_ends_the_job_before_the_ranks_start(stage: Stage) -> None:
+    status, _ = stage.finish(slurm_job(stage, "modules.init=/nonexistent/modules.sh"))
+    assert status != 0
+    assert stage.outcome() == "exit_status=1\n"
+    assert not (stage.root / "record" / "argv").exists()
+
+
 def test_secrets_reach_the_ranks_and_stand_in_no_file_of_the_run(stage: Stage) -> None:
     folder = stage.root / "home/.config/neox-hpc"
     folder.mkdir(parents=True)
