@@ -1,5 +1,5 @@
 #!/bin/bash
-# small on local: 1 nodes x 2 ranks = tensor 1 x pipe 1 x data 2, 8 sequences a step. Written by neox-hpc.
+# small on local: 2 ranks, 2 a node = tensor 1 x pipe 1 x data 2, 8 sequences a step. Written by neox-hpc.
 
 run=/work/runs/small
 

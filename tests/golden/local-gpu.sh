@@ -1,5 +1,5 @@
 #!/bin/bash
-# small on local: 1 nodes x 4 ranks = tensor 1 x pipe 1 x data 4, 16 sequences a step. Written by neox-hpc.
+# small on local: 4 ranks, 4 a node = tensor 1 x pipe 1 x data 4, 16 sequences a step. Written by neox-hpc.
 
 run=/work/runs/small
 

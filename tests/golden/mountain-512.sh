@@ -1,5 +1,5 @@
 #!/bin/bash
-# small on mountain: 512 nodes x 8 ranks = tensor 1 x pipe 1 x data 4096, 16384 sequences a step. Written by neox-hpc.
+# small on mountain: 4096 ranks, 8 a node = tensor 1 x pipe 1 x data 4096, 16384 sequences a step. Written by neox-hpc.
 #SBATCH --job-name=small
 #SBATCH --account=lab42
 #SBATCH --partition=batch

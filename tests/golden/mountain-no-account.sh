@@ -1,5 +1,5 @@
 #!/bin/bash
-# small on mountain: 92 nodes x 8 ranks = tensor 1 x pipe 1 x data 736, 2944 sequences a step. Written by neox-hpc.
+# small on mountain: 736 ranks, 8 a node = tensor 1 x pipe 1 x data 736, 2944 sequences a step. Written by neox-hpc.
 #SBATCH --job-name=small
 #SBATCH --account=MISSING_ACCOUNT
 #SBATCH --partition=batch

@@ -1,5 +1,5 @@
 #!/bin/bash
-# small on slurm: 1 nodes x 4 ranks = tensor 1 x pipe 1 x data 4, 16 sequences a step. Written by neox-hpc.
+# small on slurm: 4 ranks, 4 a node = tensor 1 x pipe 1 x data 4, 16 sequences a step. Written by neox-hpc.
 #SBATCH --job-name=small
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4

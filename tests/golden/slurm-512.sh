@@ -1,5 +1,5 @@
 #!/bin/bash
-# small on slurm: 512 nodes x 4 ranks = tensor 2 x pipe 1 x data 1024, 4096 sequences a step. Written by neox-hpc.
+# small on slurm: 2048 ranks, 4 a node = tensor 2 x pipe 1 x data 1024, 4096 sequences a step. Written by neox-hpc.
 #SBATCH --job-name=small
 #SBATCH --account=lab42
 #SBATCH --partition=gpu

@@ -1,5 +1,5 @@
 #!/bin/bash
-# small on slurm: 2 nodes x 2 ranks = tensor 1 x pipe 1 x data 4, 16 sequences a step. Written by neox-hpc.
+# small on slurm: 4 ranks, 2 a node = tensor 1 x pipe 1 x data 4, 16 sequences a step. Written by neox-hpc.
 #SBATCH --job-name=small
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=2
