@@ -6,13 +6,16 @@ Changes when that file's format does.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 TAIL_BYTES = 64 * 1024
 """Enough for some hundred lines: the last step and, usually, the last validation."""
+
+MEAN_STEPS = 20
+"""Steps over which speeds are averaged."""
 
 Line = Mapping[str, Any]
 
@@ -29,12 +32,6 @@ class Progress:
     validation_step: int | None = None
     validation_loss: float | None = None
 
-    def after(self, line: Line) -> Progress:
-        """With one more line."""
-        if "validation_loss" in line:
-            return replace(self, validation_step=line["step"], validation_loss=line["validation_loss"])
-        return replace(self, step=line["step"], **{name: line.get(name) for name in ("loss", "lr", "tokens_per_s", "step_time_s")})
-
 
 def parse_lines(text: str) -> list[Line]:
     """The lines that are whole objects with a step."""
@@ -49,12 +46,26 @@ def parse_lines(text: str) -> list[Line]:
     return found
 
 
-def progress_of(lines: Iterable[Line]) -> Progress:
-    """The newest values of a sequence of lines."""
-    progress = Progress()
-    for line in lines:
-        progress = progress.after(line)
-    return progress
+def progress_of(lines: Sequence[Line]) -> Progress:
+    """The newest values of a sequence of lines; speeds are means over the last steps, because single steps vary."""
+    steps = [line for line in lines if "loss" in line]
+    validations = [line for line in lines if "validation_loss" in line]
+    newest = steps[-1] if steps else {}
+    validation = validations[-1] if validations else {}
+    return Progress(
+        step=newest.get("step"),
+        loss=newest.get("loss"),
+        lr=newest.get("lr"),
+        tokens_per_s=_mean(steps, "tokens_per_s"),
+        step_time_s=_mean(steps, "step_time_s"),
+        validation_step=validation.get("step"),
+        validation_loss=validation.get("validation_loss"),
+    )
+
+
+def _mean(steps: Sequence[Line], name: str) -> float | None:
+    values = [line[name] for line in steps[-MEAN_STEPS:] if isinstance(line.get(name), (int, float))]
+    return sum(values) / len(values) if values else None
 
 
 def read_progress(path: Path) -> Progress:

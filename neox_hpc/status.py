@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from signal import Signals
 
 from neox_hpc.jobs import Answer
 from neox_hpc.metrics import Progress, read_progress
@@ -145,6 +146,16 @@ def remaining_s(standing: Standing) -> float | None:
         return None
     assert progress.step is not None and progress.step_time_s is not None and standing.train_iters is not None
     return max(0, standing.train_iters - progress.step) * progress.step_time_s
+
+
+def explain_exit(status: int) -> str:
+    """An exit status in words: shells add 128 to a signal, DeepSpeed's launcher exits with minus the signal of its rank."""
+    number = status - 128 if 128 < status <= 192 else 256 - status if 192 < status <= 255 else 0
+    known = {signal.value: signal.name for signal in Signals}
+    if number not in known:
+        return f"exit status {status}"
+    often = ": often out of memory" if number == Signals.SIGKILL else ""
+    return f"exit status {status}: {'a rank was ' if status > 192 else ''}killed by {known[number]}{often}"
 
 
 def _judge_ended(state: JobState, word: str, exit_status: int | None) -> Verdict:

@@ -16,7 +16,7 @@ from neox_hpc.cli.show import duration, number, print_facts, print_json, style_s
 from neox_hpc.jobs import asker
 from neox_hpc.logs import tail
 from neox_hpc.rundir import RunDir
-from neox_hpc.status import Standing, State, look, remaining_s
+from neox_hpc.status import Standing, State, explain_exit, look, remaining_s
 
 TAIL_LINES = 12
 
@@ -91,16 +91,15 @@ def print_standing(standing: Standing) -> None:
             ),
             ("run", str(run.path)),
             ("log", str(run.log) if run.log.exists() else ""),
+            ("output", _output(standing)),
+            ("next", _next(standing)),
         ]
     )
-    if verdict.state in (State.FAILED, State.LOST, State.TIMEOUT) and standing.first_error is None:
-        _print_tail(run)
-    print_facts([("next", _next(standing))])
 
 
 def _reason(standing: Standing) -> str:
     verdict = standing.verdict
-    parts = [verdict.why, f"exit status {verdict.exit_status}" if verdict.exit_status else ""]
+    parts = [verdict.why, explain_exit(verdict.exit_status) if verdict.exit_status else ""]
     words = ", ".join(part for part in parts if part)
     return f"  ({words})" if words else ""
 
@@ -133,14 +132,11 @@ def _progress(standing: Standing) -> str:
     return f"{progress.step}{total}{loss}{valid}{speed}"
 
 
-def _print_tail(run: RunDir) -> None:
-    lines = tail(run.log, TAIL_LINES)
-    click.echo(
-        f"  last lines of the log:\n{''.join(f'    {line}{chr(10)}' for line in lines)}" if lines else "  the job wrote no output",
-        nl=False,
-    )
-    if not lines:
-        click.echo()
+def _output(standing: Standing) -> str:
+    """The end of the log, where nothing else tells why a job has failed."""
+    if standing.verdict.state not in (State.FAILED, State.LOST, State.TIMEOUT) or standing.first_error is not None:
+        return ""
+    return "\n".join(tail(standing.run.log, TAIL_LINES)) or "none"
 
 
 def _next(standing: Standing) -> str:

@@ -45,7 +45,7 @@ def _show_lines(standings: Iterator[Standing], metrics: Follower) -> Standing:
     """Plain lines: a change of phase, the first step, then one every PLAIN_S; every validation."""
     phase, shown_step, shown_s = "", None, -PLAIN_S
     for standing in standings:
-        if (now := _phase(standing)) != phase:
+        if (now := _phase(standing)) != phase and not standing.verdict.state.ended:
             phase = now
             click.echo(phase)
         for text in _validations(metrics.new_lines()):
