@@ -23,11 +23,15 @@ class Attention(Protocol):
 def eager_attention(
     q_BNQH: Tensor, k_BNKH: Tensor, v_BNKH: Tensor, *, doc_ids_BQ: Tensor | None, dropout: float, softmax_in_fp32: bool
 ) -> Tensor:
-    """Scores, mask, softmax and product one after another; holds B N Q K scores."""
+    """Scores, mask, softmax and product one after another; holds B N Q K scores.
+
+    torch's softmax sums in fp32 in any case; ``softmax_in_fp32`` spares the scores before it the rounding to the model's precision.
+    """
+    if softmax_in_fp32:
+        q_BNQH, k_BNKH = q_BNQH.float(), k_BNKH.float()
     scores_BNQK = (q_BNQH * q_BNQH.shape[-1] ** -0.5) @ k_BNKH.transpose(-1, -2)
     hidden = visible(q_BNQH.shape[2], k_BNKH.shape[2], doc_ids_BQ, q_BNQH.device).logical_not_()
-    p_BNQK = scores_BNQK.masked_fill_(hidden, float("-inf")).softmax(-1, dtype=torch.float32 if softmax_in_fp32 else None)
-    p_BNQK = p_BNQK.to(v_BNKH.dtype)
+    p_BNQK = scores_BNQK.masked_fill_(hidden, float("-inf")).softmax(-1).to(v_BNKH.dtype)
     return (F.dropout(p_BNQK, dropout) if dropout else p_BNQK) @ v_BNKH
 
 

@@ -1,0 +1,77 @@
+"""The table from configuration to implementation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
+
+from model import implementations  # noqa: E402
+from model.implementations import KEYS, TABLE, Row, choose  # noqa: E402
+from tests.model.networks import small_config  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def names(**keys: Any) -> dict[str, str]:
+    return dict(choose(small_config(**keys), CPU).rows())
+
+
+def test_without_any_fusion_the_plain_rows_run() -> None:
+    assert names() == {
+        "attention": "2 x eager",
+        "positions": "rotary",
+        "norm": "layer_norm",
+        "activation": "gelu_erf",
+        "residual": "torch",
+        "loss": "blockwise_fp32",
+    }
+
+
+@pytest.mark.parametrize(
+    ("keys", "operation", "name"),
+    [
+        ({"scaled_upper_triang_masked_softmax_fusion": True}, "attention", "2 x sdpa"),
+        ({"attention_config": [[["flash"], "all"]]}, "attention", "2 x sdpa"),
+        ({"attention_config": ["global", "flash"]}, "attention", "1 x eager, 1 x sdpa"),
+        ({"bias_gelu_fusion": True}, "activation", "gelu_tanh"),
+        ({"pos_emb": "none"}, "positions", "none"),
+        ({"rotary_pct": 0.1}, "positions", "none"),
+    ],
+)
+def test_a_key_chooses_its_row(keys: dict[str, Any], operation: str, name: str) -> None:
+    assert names(**keys) == names() | {operation: name}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"layernorm_fusion": True}, "norm layernorm, layernorm_fusion true: no implementation yet; norm can be layer_norm"),
+        ({"norm": "rmsnorm"}, "norm rmsnorm, layernorm_fusion false: no implementation yet"),
+        ({"rope_fusion": True}, "pos_emb rotary, rope_fusion true: no implementation yet; positions can be rotary, none"),
+        ({"pos_emb": "alibi"}, "pos_emb alibi"),
+        ({"activation": "swiglu"}, "activation swiglu"),
+        ({"bias_dropout_fusion": True}, "bias_dropout_fusion true: no implementation yet"),
+        ({"attention_config": ["global", "bigbird"]}, "attention_config bigbird.*attention can be sdpa, eager"),
+    ],
+)
+def test_what_is_asked_for_and_not_there_is_an_error(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose(small_config(**keys), CPU)
+
+
+def test_what_cannot_run_on_the_device_is_an_error_and_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Row(
+        operation="norm", name="triton", asked=lambda a, kind: True, code=None, missing=lambda device: "pip install triton"
+    )
+    monkeypatch.setattr(implementations, "TABLE", (kernel, *TABLE))
+    with pytest.raises(ValueError, match="norm: triton was asked for and cannot run on cpu: pip install triton"):
+        choose(small_config(), CPU)
+
+
+def test_every_operation_names_keys_that_exist() -> None:
+    keys = small_config().keys()
+    assert KEYS.keys() == {row.operation for row in TABLE}
+    assert all(key in keys for chosen_by in KEYS.values() for key in chosen_by)
