@@ -38,15 +38,19 @@ def read_ranks(environ: Mapping[str, str]) -> Ranks:
     Raises:
         ValueError: a launcher set some of its variables but not all, or the numbers contradict each other.
     """
+    incomplete = ""
     for name, *variables in LAUNCHERS:
         rank, world, local, local_world = (_first(environ, names) for names in variables)
         if rank is None or world is None:
             continue
         if local is None:
-            raise ValueError(f"{name} set {variables[0][0]} and {variables[1][0]} but no local rank ({' or '.join(variables[2])})")
+            incomplete = incomplete or f"{name} set a rank and a world size but no local rank ({' or '.join(variables[2])})"
+            continue
         if not (0 <= rank < world and 0 <= local <= rank):
             raise ValueError(f"{name}: rank {rank} of {world}, local rank {local}, cannot be")
         return Ranks(rank=rank, world_size=world, local_rank=local, local_world_size=local_world)
+    if incomplete:
+        raise ValueError(incomplete)
     return Ranks(rank=0, world_size=1, local_rank=0, local_world_size=1)
 
 

@@ -37,25 +37,30 @@ def train_run(run: RunFile, run_dir: Path, ranks: Ranks) -> None:
         ValueError: data, tokenizer, checkpoint or layout do not fit; the message says which.
         FloatingPointError: the loss is no number any more.
     """
-    config = run.config
-    refusals = config.untrained()
+    refusals = run.config.untrained()
     if refusals:
         raise ConfigError(refusals)
     if run.world_size not in (None, ranks.world_size):
         raise ValueError(f"the run was planned for {run.world_size} ranks, {ranks.world_size} were started")
+    device = choose_device(run.device, ranks)
+    join_ranks(device, run.config.training.distributed_backend)
+    try:
+        train_joined(run, run_dir, ranks, device)
+    finally:
+        leave_ranks()
+
+
+def train_joined(run: RunFile, run_dir: Path, ranks: Ranks, device: torch.device) -> None:
+    """The same, once this rank has joined the others."""
+    config = run.config
     layout = config.layout(ranks.world_size)
     batch = config.batch_sizes(layout)
     tokenizer = build_tokenizer(config.tokenizer)
-    device = choose_device(run.device, ranks)
-    join_ranks(device, config.training.distributed_backend)
-    try:
-        groups = make_groups(layout, ranks.rank)
-        _agree(run, groups)
-        data = _open_data(config, batch, run_dir, groups, tokenizer.eod)
-        trainer = Trainer(GPT(config, tokenizer.vocab_size, groups), config, batch, groups, device)
-        _Run(run, run_dir, batch, groups, data, trainer).train()
-    finally:
-        leave_ranks()
+    groups = make_groups(layout, ranks.rank)
+    _agree(run, groups)
+    data = _open_data(config, batch, run_dir, groups, tokenizer.eod)
+    trainer = Trainer(GPT(config, tokenizer.vocab_size, groups), config, batch, groups, device)
+    _Run(run, run_dir, batch, groups, data, trainer).train()
 
 
 @dataclass(frozen=True)

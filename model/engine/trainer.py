@@ -47,7 +47,7 @@ class Trainer:
             model=model,
             optimizer=make_optimizer(config, model.parameters()),
             config=deepspeed_settings(config, batch),
-            mpu=_Mpu(groups) if groups.layout.tensor > 1 else None,
+            mpu=_Mpu(groups),  # always: DeepSpeed keeps the first in a module
             dist_init_required=False,
         )[0]
 

@@ -1,0 +1,20 @@
+"""Cases of the training tests, called on the ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from model.config import read_run
+from model.engine.start import join_ranks
+from model.ranks import Ranks
+from model.training import train_joined
+
+
+def train(run_file: Path) -> None:
+    """Train a run on the ranks of the pool."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    join_ranks(torch.device("cpu"), "gloo")
+    train_joined(read_run(run_file), run_file.parent, Ranks(rank=rank, world_size=world, local_rank=rank), torch.device("cpu"))

@@ -1,0 +1,202 @@
+"""Training: against a plain loop in torch, over precisions and layouts, through interruptions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.checkpoint import load_weights
+from model.config import read_run
+from model.data.loader import open_data
+from model.gpt import GPT
+from model.optim import learning_rate
+from model.parallel.parameters import global_parameters
+from tests.model.tiny import curve, write_tiny_run
+from tests.ranks import RankFailure, RankPool
+
+CASE = "tests.model.cases_training:train"
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "fp32 ZeRO-0": {},
+    "fp32 ZeRO-1": {"zero_optimization": {"stage": 1}},
+    "fp32 tensor 2": {"model_parallel_size": 2},
+    "fp32 tensor 2 ZeRO-1": {"model_parallel_size": 2, "zero_optimization": {"stage": 1}},
+    "bf16": {"precision": "bfloat16"},
+}
+
+
+def plain_torch(run_file: Path) -> tuple[list[float], list[float]]:
+    """Losses and gradient norms of the same run in a plain loop: one process, torch's AdamW and clipping, no DeepSpeed."""
+    config = read_run(run_file).config
+    batch = config.batch_sizes(config.layout(1))
+    data = open_data(config, batch, run_file.parent / "plain-index", build=True)
+    model = GPT(config, 512)
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() == 1]
+    params = config.optimization.optimizer.params
+    optimizer = torch.optim.AdamW([{"params": decay}, {"params": plain, "weight_decay": 0}], betas=params.betas, eps=params.eps, weight_decay=0.1)
+    losses, norms = [], []
+    for step in range(20):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        loss = model(data.train.batch(step, 0))
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimization.gradient_clipping)))
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses, norms
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name.startswith("fp32")])
+def test_two_ranks_follow_a_plain_loop_in_torch(tmp_path: Path, two_ranks: RankPool, layout: str) -> None:
+    run_file = write_tiny_run(tmp_path / "run", hidden_dropout=0.0, save=None, train_micro_batch_size_per_gpu=2, **LAYOUTS[layout])
+    two_ranks.run(CASE, run_file)
+    losses, norms = plain_torch(write_tiny_run(tmp_path / "plain", hidden_dropout=0.0, save=None))
+    assert losses[0] - losses[-1] > 0.5
+    assert curve(tmp_path / "run") == pytest.approx(losses, rel=2e-5)
+    assert curve(tmp_path / "run", "grad_norm") == pytest.approx(norms, rel=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_interrupted_run_continues_with_the_same_losses_bit_for_bit(tmp_path: Path, two_ranks: RankPool, layout: str) -> None:
+    two_ranks.run(CASE, write_tiny_run(tmp_path / "whole", **LAYOUTS[layout]))
+    two_ranks.run(CASE, write_tiny_run(tmp_path / "cut", exit_interval=7, **LAYOUTS[layout]))
+    assert len(curve(tmp_path / "cut")) == 7
+    two_ranks.run(CASE, write_tiny_run(tmp_path / "cut", **LAYOUTS[layout]))
+    for key in ("loss", "grad_norm", "lr"):
+        assert curve(tmp_path / "cut", key) == curve(tmp_path / "whole", key)
+    assert curve(tmp_path / "cut", "validation_loss")[-2:] == curve(tmp_path / "whole", "validation_loss")
+
+
+@pytest.mark.parametrize("layout", ["fp32 ZeRO-0", "fp32 ZeRO-1", "fp32 tensor 2 ZeRO-1"])
+def test_a_checkpoint_continues_at_another_layout(
+    tmp_path: Path, rank_pool: Callable[[int], RankPool], layout: str
+) -> None:
+    keys = {"hidden_dropout": 0.0}
+    rank_pool(1).run(CASE, write_tiny_run(tmp_path / "whole", **keys))
+    rank_pool(2).run(CASE, write_tiny_run(tmp_path / "first", exit_interval=7, **keys, **LAYOUTS[layout]))
+    load = str(tmp_path / "first" / "checkpoints")
+    for other in ("fp32 ZeRO-1", "fp32 tensor 2"):
+        run_dir = tmp_path / other
+        rank_pool(2).run(CASE, write_tiny_run(run_dir, load=load, **keys, **LAYOUTS[other]))
+        assert curve(run_dir) == pytest.approx(curve(tmp_path / "whole")[7:], rel=2e-5)
+    rank_pool(1).run(CASE, write_tiny_run(tmp_path / "one", load=load, **keys))
+    assert curve(tmp_path / "one") == pytest.approx(curve(tmp_path / "whole")[7:], rel=2e-5)
+
+
+def test_bf16_follows_fp32(tmp_path: Path, two_ranks: RankPool) -> None:
+    for precision in ("fp32", "bfloat16"):
+        two_ranks.run(CASE, write_tiny_run(tmp_path / precision, precision=precision, save=None))
+    full, half = curve(tmp_path / "fp32"), curve(tmp_path / "bfloat16")
+    assert full[0] - full[-1] > 0.5
+    assert half[0] - half[-1] > 0.5
+    assert half == pytest.approx(full, rel=0.01)
+    assert half != full
+
+
+def test_gradient_accumulation_equals_one_large_micro_batch(tmp_path: Path, two_ranks: RankPool) -> None:
+    for micro in (1, 4):
+        run_dir = tmp_path / str(micro)
+        two_ranks.run(CASE, write_tiny_run(run_dir, train_micro_batch_size_per_gpu=micro, hidden_dropout=0.0, save=None))
+    assert curve(tmp_path / "1") == pytest.approx(curve(tmp_path / "4"), rel=2e-5)
+
+
+def test_recomputing_activations_changes_nothing(tmp_path: Path, two_ranks: RankPool) -> None:
+    for recompute in (False, True):
+        keys = {"checkpoint_activations": recompute, "checkpoint_num_layers": 2, "save": None}
+        two_ranks.run(CASE, write_tiny_run(tmp_path / str(recompute), **keys))
+    assert curve(tmp_path / "True") == curve(tmp_path / "False")
+
+
+def test_finetune_begins_at_step_0_with_the_loaded_weights(tmp_path: Path, two_ranks: RankPool) -> None:
+    two_ranks.run(CASE, write_tiny_run(tmp_path / "first", hidden_dropout=0.0))
+    load = str(tmp_path / "first" / "checkpoints")
+    two_ranks.run(CASE, write_tiny_run(tmp_path / "second", load=load, finetune=True, hidden_dropout=0.0, train_iters=3))
+    assert len(curve(tmp_path / "second")) == 3
+    assert curve(tmp_path / "second")[0] < curve(tmp_path / "first")[0] - 0.5
+    assert curve(tmp_path / "second", "lr")[0] == learning_rate(read_run(tmp_path / "second" / "run.json").config, 0)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, two_ranks: RankPool) -> None:
+    keys = {"checkpoint_factor": 2, "extra_save_iters": [3], "keep_last_n_checkpoints": 2, "train_iters": 9}
+    two_ranks.run(CASE, write_tiny_run(tmp_path / "run", **keys))
+    save = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in save.iterdir()) == ["global_step8", "global_step9", "latest"]
+    assert (save / "latest").read_text() == "global_step9\n"
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path: Path, two_ranks: RankPool) -> None:
+    keys = {"optimizer": {"type": "Adam", "params": {"lr": 1e30}}, "gradient_clipping": 0.0, "save": None}
+    with pytest.raises(RankFailure, match=r"step \d+: the loss is (nan|inf): first seen on rank \d"):
+        two_ranks.run(CASE, write_tiny_run(tmp_path / "run", **keys))
+
+
+def test_a_load_directory_without_a_checkpoint_is_an_error(tmp_path: Path, two_ranks: RankPool) -> None:
+    with pytest.raises(RankFailure, match="holds no checkpoint"):
+        two_ranks.run(CASE, write_tiny_run(tmp_path / "run", load=str(tmp_path)))
+
+
+def test_a_checkpoint_of_another_model_is_an_error_that_names_the_parameter(tmp_path: Path, two_ranks: RankPool) -> None:
+    two_ranks.run(CASE, write_tiny_run(tmp_path / "first", train_iters=2))
+    load = str(tmp_path / "first" / "checkpoints")
+    with pytest.raises(RankFailure, match=r"embedding.word_embeddings.weight has shape \[512, 64\], this model's has \[512, 32\]"):
+        two_ranks.run(CASE, write_tiny_run(tmp_path / "second", load=load, hidden_size=32))
+
+
+# One process, as a user starts it ------------------------------------------------------------------------------------------
+
+
+def start(run_file: Path, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "model.train", str(run_file)]
+    environ = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return subprocess.Popen(command, env=environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_killed_process_continues_where_its_newest_checkpoint_was(tmp_path: Path) -> None:
+    in_dev_shm = set(os.listdir("/dev/shm"))
+    whole = write_tiny_run(tmp_path / "whole", train_iters=60)
+    cut = write_tiny_run(tmp_path / "cut", train_iters=60, checkpoint_factor=3)
+    first = start(whole)
+    process = start(cut)
+    metrics = cut.parent / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while (not metrics.exists() or metrics.read_text().count("\n") < 8) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert first.communicate(timeout=120) and first.returncode == 0
+    again = start(cut)
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert "loaded" in output
+    assert curve(cut.parent) == curve(whole.parent)
+    assert set(os.listdir("/dev/shm")) <= in_dev_shm
+    names = {parameter.global_name for parameter in global_parameters(GPT(read_run(cut).config, 512))}
+    assert set(load_weights(cut.parent / "checkpoints" / "global_step60")) == names
+
+
+def test_a_mistake_of_the_user_ends_with_2_and_without_a_traceback(tmp_path: Path) -> None:
+    attempt = tmp_path / "attempt"
+    attempt.mkdir()
+    process = start(write_tiny_run(tmp_path / "run", data_path=str(tmp_path / "absent")), NEOX_HPC_ATTEMPT_DIR=str(attempt))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "absent.idx: no such token file" in output
+    assert "Traceback" not in output
+    assert (attempt / "rank0.error").read_text().startswith(f"data_path: {tmp_path}/absent.idx: no such token file")
+
+
+def test_keys_that_do_not_train_yet_are_refused_before_anything_is_imported(tmp_path: Path) -> None:
+    process = start(write_tiny_run(tmp_path / "run", norm="rmsnorm", moe_num_experts=2))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "norm:" in output and "moe_num_experts:" in output
