@@ -61,10 +61,10 @@ def submit_job(scheduler: Scheduler, run: RunDir, environ: Mapping[str, str]) ->
         raise Unclear(f"{error}\n  {advice}") from None
 
 
-def ask_job(scheduler: Scheduler, receipt: Receipt, environ: Mapping[str, str]) -> Answer:
+def ask_job(scheduler: Scheduler, run: RunDir, receipt: Receipt, environ: Mapping[str, str]) -> Answer:
     """Ask how a job stands; never fails: silence is an answer."""
     if not scheduler.starts_job:
-        return _ask_process(receipt)
+        return _ask_process(run, receipt)
     silence = ""
     answered = False
     for argv in scheduler.status_argvs(receipt.job_id):
@@ -95,7 +95,7 @@ def cancel_job(scheduler: Scheduler, receipt: Receipt, environ: Mapping[str, str
         return
     if receipt.host != os.uname().nodename:
         raise Failure(f"process {receipt.job_id} runs on {receipt.host}, this is {os.uname().nodename}: cancel it there")
-    proc.end_group(_process_of(receipt), grace_s=CANCEL_GRACE_S)
+    proc.end_session(_process_of(receipt), grace_s=CANCEL_GRACE_S)
 
 
 def asker(run: RunDir, environ: Mapping[str, str]) -> Callable[[], Answer]:
@@ -103,7 +103,7 @@ def asker(run: RunDir, environ: Mapping[str, str]) -> Callable[[], Answer]:
     receipt, scheduler = run.receipt, scheduler_of(run)
     if receipt is None:
         return lambda: Answer(silence="never submitted")
-    return lambda: ask_job(scheduler, receipt, environ)
+    return lambda: ask_job(scheduler, run, receipt, environ)
 
 
 def scheduler_of(run: RunDir) -> Scheduler:
@@ -118,11 +118,17 @@ def scheduler_of(run: RunDir) -> Scheduler:
     return SCHEDULERS[name]
 
 
-def _ask_process(receipt: Receipt) -> Answer:
+def _ask_process(run: RunDir, receipt: Receipt) -> Answer:
     if receipt.host != os.uname().nodename:
         return Answer(silence=f"process {receipt.job_id} is of {receipt.host}, this is {os.uname().nodename}")
-    if proc.is_alive(_process_of(receipt)):
+    process = _process_of(receipt)
+    if proc.is_alive(process):
         return Answer(status=JobStatus(JobState.RUNNING, "process"))
+    attempts = run.attempts
+    if attempts and attempts[-1].exit_status is None and proc.has_survivors(process):
+        return Answer(
+            status=JobStatus(JobState.RUNNING, "orphans", reason="job.sh was killed, its ranks run on: cancel stops them")
+        )
     return Answer()
 
 

@@ -106,21 +106,55 @@ def is_alive(process: ProcessId) -> bool:
     return not Path("/proc/self").exists() and _signal(os.kill, process.pid, 0)
 
 
-def end_group(process: ProcessId, *, grace_s: float) -> bool:
-    """Stop a detached program and its children: TERM, and KILL after ``grace_s``.  False when it had already ended."""
-    if not is_alive(process):
+def has_survivors(process: ProcessId) -> bool:
+    """Whether a detached program has ended and its children run on.  Reads the whole /proc."""
+    return not is_alive(process) and bool(_members(process))
+
+
+def end_session(process: ProcessId, *, grace_s: float) -> bool:
+    """Stop a detached program and everything it started: TERM, and KILL after ``grace_s``.  False when all had already ended."""
+    if not is_alive(process) and not _members(process):
         return False
-    _signal(os.killpg, process.pid, signal.SIGTERM)
+    _signal_all(process, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while is_alive(process) and time.monotonic() < deadline:
         time.sleep(0.05)
-    _signal(os.killpg, process.pid, signal.SIGKILL)  # what outlived its leader, too
+    _signal_all(process, signal.SIGKILL)  # what ignores TERM, or outlived its leader
     return True
+
+
+def _signal_all(process: ProcessId, number: int) -> None:
+    """To the leader's group at once, then to members of the session that have a group of their own."""
+    _signal(os.killpg, process.pid, number)
+    for pid in _members(process):
+        if number == signal.SIGKILL or _read_group(pid) != process.pid:
+            _signal(os.kill, pid, number)
+
+
+def _members(process: ProcessId) -> list[int]:
+    """The living processes of the session that a detached program leads, itself too.
+
+    The kernel gives a number to no other process while it is a session's; so a leader of another start time means: no member is ours.
+    """
+    leader = _read_stat(process.pid)
+    if leader is not None and leader.started != process.started:
+        return []
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()] if Path("/proc/self").exists() else []
+    stats = ((pid, _read_stat(pid)) for pid in pids)
+    return [pid for pid, stat in stats if stat is not None and stat.session == process.pid and stat.state not in "ZX"]
+
+
+def _read_group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 @dataclass(frozen=True)
 class _Stat:
     state: str
+    session: int
     started: int
 
 
@@ -129,7 +163,7 @@ def _read_stat(pid: int) -> _Stat | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # the name before ")" may hold spaces
     except OSError:
         return None
-    return _Stat(state=fields[0], started=int(fields[19]))
+    return _Stat(state=fields[0], session=int(fields[3]), started=int(fields[19]))
 
 
 def _signal(send: Callable[[int, int], None], target: int, number: int) -> bool:

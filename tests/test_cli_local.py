@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,15 @@ def test_killed_job_is_lost_and_said_so(desk: Desk) -> None:
     assert desk("status").code == 0
 
 
+def test_ranks_that_outlive_their_script_are_shown_and_cancelled(desk: Desk) -> None:
+    desk.submit_local("kill -9 $PPID; sleep 60")
+    while not (facts := desk.wait_for("running"))["why"]:
+        time.sleep(0.02)
+    assert "its ranks run on" in facts["why"]
+    assert desk("cancel", "my").code == 0
+    desk.wait_for("cancelled")
+
+
 def test_a_recycled_process_number_is_not_the_job(desk: Desk) -> None:
     desk.submit_local("kill -9 $PPID; sleep 0.1")
     desk.wait_for("lost")
@@ -105,7 +115,7 @@ def test_cancel_stops_the_job_and_everything_in_it(desk: Desk) -> None:
     desk.submit_local("echo $$ >$run/rank.pid; " + SLEEPS)
     desk.wait_for("running")
     while not (desk.cwd / "runs/my/rank.pid").exists():
-        pass
+        time.sleep(0.02)
     said = desk("cancel", "my")
     assert said.code == 0, said
     assert desk("status", "my", "--json").facts["state"] == "cancelled"

@@ -50,9 +50,9 @@ def test_a_detached_program_is_known_by_number_and_start(tmp_path: Path) -> None
     assert proc.is_alive(process)
     assert not proc.is_alive(proc.ProcessId(pid=process.pid, started=process.started + 1))
     assert os.getsid(process.pid) == process.pid
-    assert proc.end_group(process, grace_s=5)
+    assert proc.end_session(process, grace_s=5)
     assert not proc.is_alive(process)
-    assert not proc.end_group(process, grace_s=5)
+    assert not proc.end_session(process, grace_s=5)
 
 
 def test_a_detached_program_that_ignores_term_is_killed(tmp_path: Path) -> None:
@@ -61,8 +61,20 @@ def test_a_detached_program_that_ignores_term_is_killed(tmp_path: Path) -> None:
     )
     while not (tmp_path / "log").read_text():
         time.sleep(0.01)
-    assert proc.end_group(process, grace_s=0.3)
+    assert proc.end_session(process, grace_s=0.3)
     _wait_gone(process.pid)
+
+
+def test_children_that_outlive_a_detached_program_are_found_and_ended(tmp_path: Path) -> None:
+    script = f"sleep 60 & echo $! >{tmp_path}/pid; kill -9 $$"
+    process = proc.start_detached(["sh", "-c", script], log=tmp_path / "log", cwd=tmp_path)
+    while proc.is_alive(process):
+        time.sleep(0.01)
+    assert proc.has_survivors(process)
+    assert not proc.has_survivors(proc.ProcessId(pid=os.getpid(), started=1))  # the number is another process's now
+    assert proc.end_session(process, grace_s=5)
+    _wait_gone(int((tmp_path / "pid").read_text()))
+    assert not proc.has_survivors(process)
 
 
 def _wait_gone(pid: int) -> None:
