@@ -375,6 +375,8 @@ def _env(site: Site, nodes: int, gpus: int, cores: int | None) -> tuple[tuple[st
     chosen: dict[str, EnvValue] = {}
     if cores is not None:
         chosen["OMP_NUM_THREADS"] = EnvValue(value=str(cores))
+    if not gpus:
+        chosen["DS_ACCELERATOR"] = EnvValue(value="cpu")  # DeepSpeed would take a GPU that it finds
     if site.network.interface is not None:
         for name in ("GLOO_SOCKET_IFNAME", *(("NCCL_SOCKET_IFNAME",) if gpus else ())):
             chosen[name] = EnvValue(value=site.network.interface)

@@ -26,7 +26,11 @@ def test_local_runs_two_ranks_on_a_machine_without_gpus() -> None:
         (Shell("$run/run.json"),),
     )
     assert (found.run.world_size, found.run.device) == (2, "cpu")
-    assert {name: value.value for name, value in found.env} == {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    assert {name: value.value for name, value in found.env} == {
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
 
 
 def test_local_runs_a_rank_on_every_gpu_that_the_shell_may_use() -> None:

@@ -17,6 +17,7 @@ status=1 # until the training's own is known
 trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
 
 export OMP_NUM_THREADS=1
+export DS_ACCELERATOR=cpu
 export GLOO_SOCKET_IFNAME=lo
 export PYTHONDONTWRITEBYTECODE=1 # code/ stays what the receipt's hash says
 secrets=${HOME:-}/.config/neox-hpc/secrets.env # tokens are in no file of the run and in no argument

@@ -26,6 +26,7 @@ trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
 # --export=NONE keeps the submitting shell out of the job; without this, srun would keep this script's PATH out of its tasks.
 export SLURM_EXPORT_ENV=ALL
 
+export DS_ACCELERATOR=cpu
 export PYTHONDONTWRITEBYTECODE=1 # code/ stays what the receipt's hash says
 secrets=${HOME:-}/.config/neox-hpc/secrets.env # tokens are in no file of the run and in no argument
 if [ -r "$secrets" ]; then
