@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from neox_hpc.vocabulary import check_own_model
-
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
@@ -37,6 +35,8 @@ def take_snapshot(package: Path | None = None) -> Snapshot:
         UserError: the ``model`` on the import path is not ours.
     """
     if package is None:
+        from neox_hpc.vocabulary import check_own_model  # its module imports the whole vocabulary: not for status and logs
+
         check_own_model()
         package = Path(__file__).resolve().parent.parent / "model"
     paths = (path for path in package.rglob("*") if path.is_file() and _belongs(path.relative_to(package)))
