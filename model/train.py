@@ -27,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         rank = ranks.rank
         set_ranks(os.environ, ranks)
         _train(arguments.run_file.resolve(), ranks)
+    except KeyboardInterrupt:
+        return 130
     except Exception as error:
         return report_failure(error, rank)
     return 0

@@ -44,10 +44,8 @@ def train_run(run: RunFile, run_dir: Path, ranks: Ranks) -> None:
         raise ValueError(f"the run was planned for {run.world_size} ranks, {ranks.world_size} were started")
     device = choose_device(run.device, ranks)
     join_ranks(device, run.config.training.distributed_backend)
-    try:
-        train_joined(run, run_dir, ranks, device)
-    finally:
-        leave_ranks()
+    train_joined(run, run_dir, ranks, device)
+    leave_ranks()  # a rank that fails does not: first it says why
 
 
 def train_joined(run: RunFile, run_dir: Path, ranks: Ranks, device: torch.device) -> None:

@@ -70,6 +70,16 @@ def test_our_own_errors_have_no_traceback_and_others_do(
     assert "Traceback" in (tmp_path / "rank4.error").read_text()
 
 
+def test_a_collective_that_broke_off_points_at_the_other_ranks_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.1]:61652: Connection reset by peer")
+    except RuntimeError as error:
+        assert report_failure(error, 0) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("[rank 0] error: another rank is gone or does not answer")
+    assert "Connection reset by peer" in said and "Traceback" not in said
+
+
 def test_the_first_error_of_a_rank_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEOX_HPC_ATTEMPT_DIR", str(tmp_path))
     for text in ("first", "second"):
