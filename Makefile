@@ -1,0 +1,56 @@
+# make quickstart   train a small GPT through the whole product, plot it, sample from it
+# make test         the whole suite, in minutes
+# Both make their own environment in .venv; nothing else is needed but make and Python 3.10 or newer.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# torch's builds for CPUs, preferred where there is no NVIDIA or AMD driver; left out when it does not answer.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTEST := $(BIN)/python -m pytest
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-full test-gpu bench lint wheel clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -n 3
+	@echo "also: test-full, test-gpu, bench, lint, wheel, clean"
+
+quickstart: $(INSTALLED)
+	$(BIN)/neox-hpc quickstart
+
+test: $(INSTALLED)
+	$(PYTEST) -q -m "not full and not gpu"
+
+test-full: $(INSTALLED)
+	$(PYTEST) -q -m "not gpu"
+
+test-gpu: $(INSTALLED)
+	$(PYTEST) -q -m gpu
+
+bench: $(INSTALLED)
+	$(BIN)/python -m bench
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(INSTALLED)
+	$(BIN)/python -m build --wheel --outdir dist
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed, $(PYTHON) is older: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "Python's venv is missing: apt-get install python3-venv (Debian, Ubuntu), or use another Python: make PYTHON=…" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if test ! -e /proc/driver/nvidia/version && test ! -e /dev/kfd && \
+	  $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' $(TORCH_INDEX) 2>/dev/null; \
+	then $(BIN)/pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch; fi
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,plot,test,dev]'
+	@touch $@
