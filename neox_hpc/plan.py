@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import ValidationError
-
 from neox_hpc.containers import CONTAINERS
 from neox_hpc.errors import Problem
 from neox_hpc.launchers import Shell, Step
@@ -220,19 +218,14 @@ def _solve(loaded: Loaded, site: Site, world: int) -> tuple[Layout | None, Batch
     except ValueError as error:
         cell = _cell(loaded.config)
         fix = f"{_cut(loaded.config)} needs a multiple of {cell} ranks and {site.name} gives {world}: take more nodes or a larger site"
-        return None, None, [Problem(loaded.where("model_parallel_size"), _message(error).partition(": ")[0], fix)]
+        return None, None, [Problem(loaded.where("model_parallel_size"), str(error).partition(": ")[0], fix)]
     try:
         return layout, loaded.config.batch_sizes(layout), []
     except ValueError as error:
         given = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
         key = next((key for key in given if key in loaded.places), given[1])
-        wrong, _, fix = _message(error).partition(": ")
+        wrong, _, fix = str(error).partition(": ")
         return layout, None, [Problem(loaded.where(key), wrong, fix or "change one of them, or --nodes")]
-
-
-def _message(error: ValueError) -> str:
-    """The rule's own words; pydantic wraps those of a validator."""
-    return str(error.errors()[0]["ctx"]["error"]) if isinstance(error, ValidationError) else str(error)
 
 
 # Checks ----------------------------------------------------------------------------------------------------------------

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from dataclasses import dataclass
 
 
-class Layout(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Layout:
     """tensor x pipe x data == world_size; tensor is the fastest-moving axis of the rank (Megatron-LM's order)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     world_size: int
     tensor: int = 1
     pipe: int = 1
     expert: int = 1
 
-    @model_validator(mode="after")
-    def _fits(self) -> Layout:
+    def __post_init__(self) -> None:
         cell = self.tensor * self.pipe
         if self.world_size < 1 or self.world_size % cell:
             raise ValueError(
                 f"{self.world_size} ranks cannot hold model_parallel_size {self.tensor} x pipe_parallel_size {self.pipe}: "
                 f"use a multiple of {cell}"
             )
-        return self
 
     @property
     def data(self) -> int:
@@ -31,25 +28,22 @@ class Layout(BaseModel):
         return self.world_size // (self.tensor * self.pipe)
 
 
-class BatchSizes(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class BatchSizes:
     """train == micro x accumulation x data, in sequences."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     train: int
     micro: int
     accumulation: int
     data: int
 
-    @model_validator(mode="after")
-    def _multiplies(self) -> BatchSizes:
+    def __post_init__(self) -> None:
         product = self.micro * self.accumulation * self.data
         if self.train != product:
             raise ValueError(
                 f"train_batch_size {self.train} is not train_micro_batch_size_per_gpu {self.micro} x "
                 f"gradient_accumulation_steps {self.accumulation} x {self.data} data-parallel ranks = {product}"
             )
-        return self
 
 
 def solve_batch(*, train: int | None, micro: int | None, accumulation: int | None, data: int) -> BatchSizes:
