@@ -87,7 +87,7 @@ class GPT(nn.Module):
         return masked_mean(loss_BS, batch.loss_mask_BS)
 
     def logits(self, tokens_BS: Tensor, cache: Sequence[LayerCache] | None = None, *, last_only: bool = False) -> Tensor:
-        """logits_BSV without the padding; ``cache`` holds the tokens before these and grows by them; ``last_only``: of one token."""
+        """logits_BSV without the padding; ``cache`` holds the tokens before these and grows; ``last_only``: of one token."""
         stage = self._blocks(self.layers[0](Stage(tokens_BS)), cache)
         if last_only:
             stage = stage._replace(x=stage.x[:, -1:])
@@ -108,10 +108,11 @@ class GPT(nn.Module):
 
     def _logits(self, stage: Stage) -> Tensor:
         """logits_BSv"""
-        stage, head = self.layers[-2](stage), self.layers[-1]
+        embedding, norm, head = self.layers[0], self.layers[-2], self.layers[-1]
         if isinstance(head, TiedHead):
-            return head(stage, self.layers[0].word_embeddings.weight).x
-        return head(stage).x
+            assert isinstance(embedding, Embedding)
+            return head(norm(stage), embedding.word_embeddings.weight).x
+        return head(norm(stage)).x
 
 
 def _run(blocks: Sequence[nn.Module] | nn.ModuleList, stage: Stage, cache: Sequence[LayerCache] | None = None) -> Stage:

@@ -28,10 +28,10 @@ def small_pool() -> Iterator[RankPool]:
 
 def test_a_failure_is_told_with_its_traceback_and_the_pool_recovers(small_pool: RankPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "GRACE_S", 0.5)
-    with pytest.raises(RankFailure, match="rank 1: Traceback(.|\n)*rank one is unwell"):
+    with pytest.raises(RankFailure, match=r"rank 1: Traceback(.|\n)*rank one is unwell"):
         small_pool.run("tests.cases_ranks:fail_on_rank_one")
     assert small_pool.run("tests.cases_ranks:sum_of_ranks", 0) == [1, 1]
-    with pytest.raises(RankFailure, match="no answer within 0.2 s from rank 0, 1"):
+    with pytest.raises(RankFailure, match=r"no answer within 0\.2 s from rank 0, 1"):
         small_pool.run("tests.cases_ranks:sleep", timeout_s=0.2)
 
 

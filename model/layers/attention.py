@@ -53,9 +53,7 @@ class SelfAttention(nn.Module):
         if cache is not None:
             k_BNKH, v_BNKH = cache.append(k_BNKH, v_BNKH)
         dropout = self._dropout if self.training else 0.0
-        y_BNSH = self._attend(
-            q_BNSH, k_BNKH, v_BNKH, doc_ids_BQ=doc_ids_BS, dropout=dropout, softmax_in_fp32=self._softmax_in_fp32
-        )
+        y_BNSH = self._attend(q_BNSH, k_BNKH, v_BNKH, doc_ids_BQ=doc_ids_BS, dropout=dropout, softmax_in_fp32=self._softmax_in_fp32)
         return y_BNSH.transpose(1, 2).flatten(2)
 
     def forward(self, x_BSD: Tensor, doc_ids_BS: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The ends of the network: tokens to the residual stream, and the stream to logits; changes when tokens enter or leave otherwise."""
+"""The ends of the network: tokens in, logits out; changes when tokens enter or logits leave otherwise."""
 
 from __future__ import annotations
 

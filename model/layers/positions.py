@@ -18,7 +18,9 @@ class Rotary:
 
     def __init__(self, dims: int, base: float, positions: int) -> None:
         self.dims = dims
-        angle_SP = torch.arange(positions, dtype=torch.float64)[:, None] * base ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+        angle_SP = torch.arange(positions, dtype=torch.float64)[:, None] * base ** (
+            -torch.arange(0, dims, 2, dtype=torch.float64) / dims
+        )
         self._table = (angle_SP.cos().float(), angle_SP.sin().float())
         self._cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
@@ -27,7 +29,9 @@ class Rotary:
         cos_SP, sin_SP = self._at(qkv_BSN3H)
         end = start + qkv_BSN3H.shape[1]
         assert end <= len(cos_SP), f"position {end - 1} of {len(cos_SP)}"
-        q_BNSH, k_BNSH, v_BNSH = _SplitAndRotate.apply(qkv_BSN3H, cos_SP[start:end], sin_SP[start:end])
+        q_BNSH, k_BNSH, v_BNSH = _SplitAndRotate.apply(  # type: ignore[no-untyped-call]
+            qkv_BSN3H, cos_SP[start:end], sin_SP[start:end]
+        )
         return q_BNSH, k_BNSH, v_BNSH
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 def copy_in(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """The same on every rank of ``group``; its gradient is summed over them."""
-    return x if group is None else _CopyIn.apply(x, group)
+    return x if group is None else _CopyIn.apply(x, group)  # type: ignore[no-untyped-call]
 
 
 def sum_out(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """The sum over ``group``, written over ``x``; its gradient goes to each as it is."""
-    return x if group is None else _SumOut.apply(x, group)
+    return x if group is None else _SumOut.apply(x, group)  # type: ignore[no-untyped-call]
 
 
 def gather_last(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -27,7 +27,7 @@ BLOCK_GPU = 1 << 26
 
 def cross_entropy(logits_BSv: Tensor, labels_BS: Tensor, groups: Groups) -> Tensor:
     """loss_BS in fp32, on every tensor rank.  ``logits_BSv`` is consumed."""
-    loss_T: Tensor = _CrossEntropy.apply(logits_BSv.flatten(0, 1), labels_BS.flatten(), groups)
+    loss_T: Tensor = _CrossEntropy.apply(logits_BSv.flatten(0, 1), labels_BS.flatten(), groups)  # type: ignore[no-untyped-call]
     return loss_T.view(labels_BS.shape)
 
 

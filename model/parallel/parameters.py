@@ -111,4 +111,4 @@ def local_slice(parameter: GlobalParameter, whole: Tensor) -> Tensor:
 
 def _generator(seed: int, name: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))  # it uses 32 bits of a seed, not more

@@ -9,11 +9,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.config import Layout
+from model.config.training import Generation
 from model.gpt import GPT
 from model.layers.norm import LayerNorm
 from model.parallel import loss
 from model.parallel.groups import make_groups, one_rank
 from model.parallel.parameters import global_parameters, local_slice
+from model.sampling import Continuation, continue_together, uniforms
 from tests.model.networks import VOCAB, small_batch, small_config
 
 
@@ -43,7 +45,8 @@ def tensor_parallel_against_one_rank(keys: dict[str, Any]) -> dict[str, float]:
     gradients = []
     for p in global_parameters(cut):
         expected = wholes[p.global_name].grad
-        assert expected is not None and p.grad is not None, p.global_name
+        assert expected is not None, p.global_name
+        assert p.grad is not None, p.global_name
         gradients.append(_difference(p.grad, local_slice(p, expected)) / float(expected.abs().max()))
     with torch.no_grad():
         logits = _difference(cut.logits(batch.tokens_BS), whole.logits(batch.tokens_BS))
@@ -71,8 +74,18 @@ def dropout_on_tensor_ranks() -> tuple[float, float]:
     value = cut(small_batch())
     value.backward()
     norm = cut.layers[1].input_layernorm
-    assert isinstance(norm, LayerNorm) and norm.weight.grad is not None
+    assert isinstance(norm, LayerNorm)
+    assert norm.weight.grad is not None
     return value.item(), float(norm.weight.grad.norm())
+
+
+def samples(keys: dict[str, Any]) -> tuple[list[Continuation], list[Continuation]]:
+    """What the cut and the whole network write after the same contexts, in fp64."""
+    contexts = torch.randint(1, VOCAB, (4, 5), generator=torch.Generator().manual_seed(4))
+    numbers = torch.stack([uniforms(9, number, 12) for number in range(4)])
+    wanted = Generation(temperature=2.0, top_k=20)
+    cut, whole = (continue_together(n.double().eval(), contexts, numbers, wanted, eod=None) for n in _both(keys))
+    return cut, whole
 
 
 def loss_of_shards(logits_BSV: Tensor, labels_BS: Tensor, weight_BS: Tensor, block: int) -> tuple[Tensor, Tensor]:

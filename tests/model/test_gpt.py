@@ -10,10 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 
-from model.data.batch import Batch  # noqa: E402
-from model.gpt import GPT  # noqa: E402
-from model.parallel.parameters import global_parameters  # noqa: E402
-from tests.model.networks import VARIANTS, VOCAB, small_batch, small_config  # noqa: E402
+from model.data.batch import Batch
+from model.gpt import GPT
+from model.parallel.parameters import global_parameters
+from tests.model.networks import VARIANTS, VOCAB, small_batch, small_config
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 
-from model import implementations  # noqa: E402
-from model.implementations import KEYS, TABLE, Row, choose  # noqa: E402
-from tests.model.networks import small_config  # noqa: E402
+from model import implementations
+from model.implementations import KEYS, TABLE, Row, choose
+from tests.model.networks import small_config
 
 CPU = torch.device("cpu")
 

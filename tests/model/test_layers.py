@@ -10,15 +10,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 
-from model.config import Layout  # noqa: E402
-from model.implementations import TABLE  # noqa: E402
-from model.kernels.activations import gelu_erf, gelu_tanh  # noqa: E402
-from model.layers.cache import LayerCache  # noqa: E402
-from model.layers.init import standard_deviation  # noqa: E402
-from model.layers.positions import NoPositions, Rotary  # noqa: E402
-from model.parallel.groups import Groups  # noqa: E402
-from model.parallel.parameters import make_parameter, zeros  # noqa: E402
-from tests.model.networks import small_config  # noqa: E402
+from model.config import Layout
+from model.implementations import TABLE
+from model.kernels.activations import gelu_erf, gelu_tanh
+from model.layers.cache import LayerCache
+from model.layers.init import standard_deviation
+from model.layers.positions import NoPositions, Rotary
+from model.parallel.groups import Groups
+from model.parallel.parameters import make_parameter, zeros
+from tests.model.networks import small_config
 
 ATTENTION = {row.name: row.code for row in TABLE if row.operation == "attention"}
 
@@ -64,9 +64,7 @@ def test_attention_drops_shares_and_keeps_their_mean(name: str) -> None:
     q, k, _ = _heads(16, 16)
     torch.manual_seed(0)
     ones = torch.ones(2, 3, 16, 4, dtype=torch.float64)
-    found = torch.stack(
-        [ATTENTION[name](q, k, ones, doc_ids_BQ=None, dropout=0.5, softmax_in_fp32=False) for _ in range(200)]
-    )
+    found = torch.stack([ATTENTION[name](q, k, ones, doc_ids_BQ=None, dropout=0.5, softmax_in_fp32=False) for _ in range(200)])
     assert found.std() > 0.1
     assert found.mean() == pytest.approx(1.0, abs=0.02)
 
@@ -121,7 +119,8 @@ def test_a_cache_gives_back_what_it_was_given_in_order() -> None:
     for start, end in ((0, 10), (10, 11), (11, 70), (70, 71), (71, 150)):
         assert cache.length == start
         keys, values = cache.append(k[:, :, start:end], -k[:, :, start:end])
-        assert torch.equal(keys, k[:, :, :end]) and torch.equal(values, -k[:, :, :end])
+        assert torch.equal(keys, k[:, :, :end])
+        assert torch.equal(values, -k[:, :, :end])
     cache.keep(torch.tensor([1]))
     keys, _ = cache.append(k[1:, :, :1], k[1:, :, :1])
     assert torch.equal(keys, torch.cat([k[1:], k[1:, :, :1]], dim=2))

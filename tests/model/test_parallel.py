@@ -9,12 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 
-from model.gpt import GPT  # noqa: E402
-from model.parallel import loss  # noqa: E402
-from model.parallel.groups import one_rank  # noqa: E402
-from model.parallel.parameters import global_parameters  # noqa: E402
-from tests.model.networks import VARIANTS, VOCAB, small_config  # noqa: E402
-from tests.ranks import RankPool  # noqa: E402
+from model.gpt import GPT
+from model.parallel import loss
+from model.parallel.groups import one_rank
+from model.parallel.parameters import global_parameters
+from tests.model.networks import VARIANTS, VOCAB, small_config
+from tests.ranks import RankPool
 
 CASES = "tests.model.cases_parallel"
 
@@ -57,6 +57,12 @@ def test_dropout_on_the_residual_stream_is_the_same_on_all_tensor_ranks(two_rank
     assert first == second
 
 
+@pytest.mark.parametrize("name", ["sequential", "parallel, tied norm, tied head"])
+def test_tensor_ranks_write_the_samples_of_one_rank(two_ranks: RankPool, name: str) -> None:
+    (first, whole), (second, _) = two_ranks.run(f"{CASES}:samples", VARIANTS[name])
+    assert first == second == whole
+
+
 @pytest.mark.parametrize("block", [1, 1000, 1 << 18])
 def test_the_loss_over_a_cut_vocabulary_and_its_gradient_follow_the_formula(two_ranks: RankPool, block: int) -> None:
     logits, labels, weight = _logits()
@@ -70,7 +76,9 @@ def test_the_loss_over_a_cut_vocabulary_and_its_gradient_follow_the_formula(two_
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3), (torch.float16, 5e-4)])
-def test_the_loss_is_computed_in_fp32_whatever_the_logits_are(dtype: Any, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_computed_in_fp32_whatever_the_logits_are(
+    dtype: Any, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loss, "BLOCK_CPU", 3000)
     logits, labels, weight = _logits()
     logits = logits.to(dtype)
@@ -79,8 +87,11 @@ def test_the_loss_is_computed_in_fp32_whatever_the_logits_are(dtype: Any, tolera
     given = logits.clone().requires_grad_()
     values = loss.cross_entropy(given * 1, labels, one_rank())
     (values * weight).sum().backward()
-    assert values.dtype == torch.float32 and given.grad.dtype == dtype
-    torch.testing.assert_close(values, loss.reference(logits.flatten(0, 1), labels.flatten()).view(labels.shape), atol=1e-5, rtol=1e-6)
+    assert values.dtype == torch.float32
+    assert given.grad.dtype == dtype
+    torch.testing.assert_close(
+        values, loss.reference(logits.flatten(0, 1), labels.flatten()).view(labels.shape), atol=1e-5, rtol=1e-6
+    )
     torch.testing.assert_close(given.grad.float(), expected.grad, atol=tolerance * float(expected.grad.abs().max()), rtol=tolerance)
 
 
