@@ -16,7 +16,7 @@ from model.checkpoint.directory import remove_unfinished
 from model.checkpoint.manifest import WEIGHT
 from model.config import BatchSizes, ConfigError, RunConfig, RunFile
 from model.data.loader import Split, Splits, open_data
-from model.engine.fragments import MOMENTS, after_load, fragments_of
+from model.engine.fragments import MOMENTS, Progress, after_load, fragments_of, progress_of
 from model.engine.start import choose_device, join_ranks, leave_ranks
 from model.engine.trainer import StepResult, Trainer
 from model.gpt import GPT
@@ -80,7 +80,8 @@ class _Run:
         done = self._begin()
         with Console(rank=self.groups.rank, interval=config.logging.log_interval, last_step=last, begin_step=done) as console:
             console.table("implementations", self.trainer.engine.module.implementations.rows())
-            console.say(f"begin at step {done} of {last}, {self.groups.layout.world_size} ranks, {config.precision}, ZeRO-{config.zero_stage}")
+            ranks = self.groups.layout.world_size
+            console.say(f"begin at step {done} of {last}, {ranks} ranks, {config.precision}, ZeRO-{config.zero_stage}")
             metrics = MetricsFile(self.run_dir / "metrics.jsonl", begin_step=done) if self.groups.rank == 0 else None
             saved = done
             for step in range(done, stop):
@@ -163,6 +164,7 @@ class _Run:
             Path(str(config.checkpoints.save)),
             number,
             fragments_of(self.trainer.engine),
+            progress_of(self.trainer.engine),
             self.groups,
             run=self.run.name,
             vocab_size=module.vocab_size,
@@ -198,7 +200,8 @@ class _Run:
         with_moments = not fresh and not self.run.config.checkpoints.no_load_optim
         kinds = (WEIGHT, *MOMENTS) if with_moments else (WEIGHT,)
         manifest = load_checkpoint(directory, fragments_of(self.trainer.engine), kinds=kinds)
-        after_load(self.trainer.engine, manifest.step, with_moments=with_moments)
+        counted = Progress(optimizer_steps=manifest.optimizer_steps, loss_scaler=manifest.loss_scaler)
+        after_load(self.trainer.engine, counted if with_moments else None)
         if self.groups.rank == 0:
             print(f"loaded {directory} ({', '.join(kinds)})", flush=True)
         return 0 if fresh else manifest.step
@@ -232,7 +235,8 @@ def _agree(run: RunFile, groups: Groups) -> None:
     dist.all_gather_object(everyone, (mine, os.uname().nodename))
     for rank, (theirs, host) in enumerate(everyone):
         if theirs != everyone[0][0]:
-            raise ValueError(f"rank {rank} on {host} has another run.json than rank 0 on {everyone[0][1]}: is the file system shared?")
+            first = everyone[0][1]
+            raise ValueError(f"rank {rank} on {host} has another run.json than rank 0 on {first}: is the file system shared?")
 
 
 def _dropout_seed(seed: int, step: int, data_rank: int) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,13 +25,11 @@ def load_checkpoint(directory: Path, fragments: Sequence[Fragment], *, kinds: It
         ValueError: the checkpoint is damaged, or is of another model: the first parameter that differs is named.
     """
     manifest = read_manifest(directory)
-    stored = _Stored(directory, manifest)
-    for fragment in fragments:
-        p = fragment.parameter
-        for kind in kinds:
-            whole = stored.whole(p.global_name, kind, expected=p.global_shape)
-            local = _local(p, whole, fragment.shard_shape).reshape(-1)
-            fragment.tensors[kind].copy_(local[fragment.start : fragment.start + fragment.length])
+    with ExitStack() as files:
+        stored = _Stored(directory, manifest, files)
+        for fragment in fragments:
+            for kind in kinds:
+                stored.fill(fragment, kind)
     return manifest
 
 
@@ -40,51 +40,83 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
         ValueError: the checkpoint is damaged.
     """
     manifest = read_manifest(directory)
-    stored = _Stored(directory, manifest)
-    return {name: stored.whole(name, WEIGHT) for name in dict.fromkeys(piece.name for piece in manifest.slices)}
+    with ExitStack() as files:
+        stored = _Stored(directory, manifest, files)
+        return {name: stored.whole(name, WEIGHT) for name in dict.fromkeys(piece.name for piece in manifest.slices)}
 
 
 class _Stored:
-    """The slices of a checkpoint on disk; one whole tensor at a time is in memory."""
+    """The slices of a checkpoint on disk; at most one whole tensor is in memory at a time."""
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, manifest: Manifest, files: ExitStack) -> None:
+        self._directory, self._files = directory, files
+        self._opened: dict[str, Any] = {}
         self._slices: dict[tuple[str, str], list[Slice]] = defaultdict(list)
         for piece in manifest.slices:
             self._slices[piece.name, piece.kind].append(piece)
 
-    def whole(self, name: str, kind: str, expected: tuple[int, ...] | None = None) -> Tensor:
+    def fill(self, fragment: Fragment, kind: str) -> None:
+        """Copy what a fragment's tensor of ``kind`` has in common with the stored slices.
+
+        Where tensor parallelism cuts as it did, only the slices that overlap are read.
+        """
+        p, target = fragment.parameter, fragment.tensors[kind]
+        cut = (p.shard_dim, p.shard_offset, fragment.shard_shape)
+        pieces = self._pieces(p.global_name, kind, p.global_shape)
+        alike = [piece for piece in pieces if (piece.shard_dim, piece.shard_offset, piece.shard_shape) == cut]
+        if not alike:
+            local = _local(p, self.whole(p.global_name, kind), fragment.shard_shape).reshape(-1)
+            target.copy_(local[fragment.start : fragment.start + fragment.length])
+            return
+        covered = 0
+        for piece in alike:
+            begin, end = max(piece.start, fragment.start), min(piece.start + piece.length, fragment.start + fragment.length)
+            if begin < end:
+                target[begin - fragment.start : end - fragment.start] = self._read(piece)[begin - piece.start : end - piece.start]
+                covered += end - begin
+        self._check_cover(p.global_name, covered, fragment.length)
+
+    def whole(self, name: str, kind: str) -> Tensor:
         """A whole tensor from its slices.
 
         Raises:
-            ValueError: it is not there, has another shape, or its slices do not cover it.
+            ValueError: it is not there, or its slices do not cover it.
         """
-        pieces = self._slices.get((name, kind), [])
-        if not pieces:
-            known = sorted({stored for stored, _ in self._slices})
-            raise ValueError(f"{self._directory}: has no {kind} of {name} (it has {len(known)} parameters): it is of another model")
-        shape = pieces[0].global_shape
-        if expected is not None and shape != tuple(expected):
-            raise ValueError(f"{self._directory}: {name} has shape {list(shape)}, this model's has {list(expected)}: another model")
-        whole = torch.empty(shape)
+        pieces = self._pieces(name, kind)
+        whole = torch.empty(pieces[0].global_shape)
         covered = 0
         for shard_pieces in _by_shard(pieces):
             first = shard_pieces[0]
-            shard = whole if first.shard_dim is None else whole.narrow(first.shard_dim, first.shard_offset, first.shard_shape[first.shard_dim])
+            dim = first.shard_dim
+            shard = whole if dim is None else whole.narrow(dim, first.shard_offset, first.shard_shape[dim])
             flat = torch.empty(shard.numel())
             for piece in shard_pieces:
                 flat[piece.start : piece.start + piece.length] = self._read(piece)
                 covered += piece.length
             shard.copy_(flat.view(first.shard_shape))
-        if covered != whole.numel():
-            raise ValueError(f"{self._directory}: the slices of {name} hold {covered} of its {whole.numel()} elements")
+        self._check_cover(name, covered, whole.numel())
         return whole
+
+    def _pieces(self, name: str, kind: str, expected: tuple[int, ...] | None = None) -> list[Slice]:
+        pieces = self._slices.get((name, kind), [])
+        if not pieces:
+            known = {stored for stored, _ in self._slices}
+            raise ValueError(f"{self._directory}: has no {kind} of {name} (it has {len(known)} parameters): it is of another model")
+        shape = pieces[0].global_shape
+        if expected is not None and shape != tuple(expected):
+            raise ValueError(f"{self._directory}: {name} has shape {list(shape)}, this model's has {list(expected)}: another model")
+        return pieces
+
+    def _check_cover(self, name: str, covered: int, wanted: int) -> None:
+        if covered != wanted:
+            raise ValueError(f"{self._directory}: damaged checkpoint: the slices of {name} hold {covered} of {wanted} elements")
 
     def _read(self, piece: Slice) -> Tensor:
         path = self._directory / piece.file
         try:
-            with safe_open(path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(piece.key)
+            if piece.file not in self._opened:
+                self._opened[piece.file] = self._files.enter_context(safe_open(path, framework="pt"))
+            tensor: Tensor = self._opened[piece.file].get_tensor(piece.key)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: damaged checkpoint: {error}") from error
         if tensor.numel() != piece.length or zlib.crc32(tensor.numpy().data) != piece.crc32:

@@ -16,8 +16,8 @@ WEIGHT = "weight"
 class Slice(BaseModel):
     """A contiguous piece of one tensor.
 
-    The whole tensor has ``global_shape``; its shard is ``shard_shape``, beginning at ``shard_offset`` of dimension ``shard_dim``; the
-    slice is elements [start, start + length) of the flattened shard.
+    The whole tensor has ``global_shape``; its shard has ``shard_shape`` and begins at ``shard_offset`` of dimension ``shard_dim``;
+    the slice is elements [start, start + length) of the flattened shard.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +52,11 @@ class Manifest(BaseModel):
 
     format_version: Literal[1] = FORMAT_VERSION
     step: int
-    """Optimizer steps taken."""
+    """Steps taken, the skipped ones of fp16 among them."""
+    optimizer_steps: int
+    """Adam's own count."""
+    loss_scaler: dict[str, float] = {}
+    """fp16: the scale and the counters by which it moves, under DeepSpeed's names."""
     run: str
     """Name of the run that wrote it."""
     vocab_size: int

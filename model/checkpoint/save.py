@@ -15,14 +15,18 @@ from torch import Tensor
 
 from model.checkpoint.directory import checkpoint_name, publish, remove_old
 from model.checkpoint.manifest import MANIFEST, Manifest, Slice, StoredFile
-from model.engine.fragments import Fragment
+from model.engine.fragments import Fragment, Progress
 from model.parallel.groups import Groups
+
+_Share = tuple[StoredFile | None, list[Slice]]
+"""What one rank has written."""
 
 
 def save_checkpoint(
     save: Path,
     step: int,
     fragments: Sequence[Fragment],
+    progress: Progress,
     groups: Groups,
     *,
     run: str,
@@ -50,10 +54,12 @@ def save_checkpoint(
         save_file(tensors, file)
         _sync_file(file)
         stored = StoredFile(name=file.name, bytes=file.stat().st_size)
-    everyone = _gather((stored, slices))
+    everyone = _gather((stored, slices), groups)
     if groups.rank == 0:
         manifest = Manifest(
             step=step,
+            optimizer_steps=progress.optimizer_steps,
+            loss_scaler=dict(progress.loss_scaler),
             run=run,
             vocab_size=vocab_size,
             padded_vocab_size=padded_vocab_size,
@@ -102,11 +108,12 @@ def _mine(fragments: Sequence[Fragment], groups: Groups) -> tuple[dict[str, Tens
     return tensors, slices
 
 
-def _gather(mine: tuple[StoredFile | None, list[Slice]]) -> list[tuple[StoredFile | None, list[Slice]]]:
+def _gather(mine: _Share, groups: Groups) -> list[_Share]:
+    """Every rank's share, on the first rank; nothing on the others."""
     if not _together():
         return [mine]
-    everyone: list[tuple[StoredFile | None, list[Slice]]] = [mine] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
+    everyone: list[_Share] = [mine] * (groups.layout.world_size if groups.rank == 0 else 0)
+    dist.gather_object(mine, everyone if groups.rank == 0 else None)
     return everyone
 
 

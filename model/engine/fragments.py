@@ -36,6 +36,29 @@ class Fragment:
         return int(self.tensors["weight"].numel())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What an optimizer counts beside its moments; the same on every rank."""
+
+    optimizer_steps: int
+    """Adam's own count: steps that changed the weights (fp16 skips those that overflow)."""
+    loss_scaler: Mapping[str, float]
+    """fp16: the scale and the counters by which it moves."""
+
+
+SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""Of DeepSpeed's DynamicLossScaler; a fixed scale has none but the first."""
+
+
+def progress_of(engine: Any) -> Progress:
+    """What the engine's optimizer has counted."""
+    inner = engine.optimizer if isinstance(engine.optimizer, torch.optim.Optimizer) else engine.optimizer.optimizer
+    steps = [int(state["step"]) for state in inner.state.values() if "step" in state]
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    found = {name: float(getattr(scaler, name)) for name in SCALER_FIELDS if hasattr(scaler, name)} if engine.fp16_enabled() else {}
+    return Progress(optimizer_steps=max(steps, default=0), loss_scaler=found)
+
+
 @torch.no_grad()
 def fragments_of(engine: Any) -> list[Fragment]:
     """The pieces that this rank updates.  Moments that do not exist yet are made, as zeros at step 0."""
@@ -73,16 +96,23 @@ def fragments_of(engine: Any) -> list[Fragment]:
 
 
 @torch.no_grad()
-def after_load(engine: Any, step: int, *, with_moments: bool) -> None:
-    """Bring the engine in line with fragments that were just filled: Adam's step count, and the weights that the model computes with."""
+def after_load(engine: Any, progress: Progress | None) -> None:
+    """Bring the engine in line with fragments that were just filled: the counters, and the weights that the model computes with.
+
+    ``progress``: ``None`` where only weights were loaded; the optimizer then begins afresh.
+    """
     optimizer = engine.optimizer
     basic = isinstance(optimizer, torch.optim.Optimizer)
     inner = optimizer if basic else optimizer.optimizer
-    if with_moments:
-        for state in inner.state.values():
-            state["step"].fill_(step)
-    else:
+    if progress is None:
         inner.state.clear()
+    else:
+        for state in inner.state.values():
+            state["step"].fill_(progress.optimizer_steps)
+        for name, value in progress.loss_scaler.items() if engine.fp16_enabled() else ():
+            scaler = optimizer.loss_scaler
+            if hasattr(scaler, name):
+                setattr(scaler, name, value if name == "cur_scale" else int(value))
     if basic:
         return
     if hasattr(optimizer, "update_lp_params"):  # BF16_Optimizer
@@ -102,7 +132,7 @@ def after_load(engine: Any, step: int, *, with_moments: bool) -> None:
             allgather_bucket_size=optimizer.allgather_bucket_size,
         )
     optimizer._hp_optimizer_states_linked = False
-    if with_moments:
+    if progress is not None:
         optimizer._lazy_init_hp_params_optimizer_state()
 
 

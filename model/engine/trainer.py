@@ -94,7 +94,8 @@ class Trainer:
             total /= dist.get_world_size()
         mean = float(total)
         if not math.isfinite(mean) and self._config.precision != "fp16":
-            raise FloatingPointError(f"the loss is {mean}: first seen on rank {self._first_bad_rank(local)}; lower the learning rate")
+            where = f"first seen on rank {self._first_bad_rank(local)}"
+            raise FloatingPointError(f"the loss is {mean}: {where}; lower the learning rate")
         return mean
 
     def _first_bad_rank(self, local: Tensor) -> int:
@@ -106,12 +107,17 @@ class Trainer:
 
 
 class _Mpu:
-    """What DeepSpeed asks of a layout.  It defines nothing of sequence parallelism: DeepSpeed takes that as a sign to ignore the rest."""
+    """What DeepSpeed asks of a layout.
+
+    It defines nothing of sequence parallelism: DeepSpeed takes that as a sign to ignore the rest.
+    """
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
-        alone = [dist.new_group([rank]) for rank in range(groups.layout.world_size)][groups.rank]
-        self._data, self._model, self._tensor = (group or alone for group in (groups.data_group, groups.model_group, groups.tensor_group))
+        alone = dist.new_group([groups.rank], use_local_synchronization=True)  # every rank makes its own and asks no other
+        self._data = groups.data_group or alone
+        self._model = groups.model_group or alone
+        self._tensor = groups.tensor_group or alone
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
         return self._data

@@ -30,7 +30,10 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "fp32 tensor 2": {"model_parallel_size": 2},
     "fp32 tensor 2 ZeRO-1": {"model_parallel_size": 2, "zero_optimization": {"stage": 1}},
     "bf16": {"precision": "bfloat16"},
+    "fp16": {"fp16": {"enabled": True, "initial_scale_power": 26, "loss_scale_window": 4, "hysteresis": 1}},
 }
+FP16 = torch.ops.mkldnn._is_mkldnn_fp16_supported()
+NO_FP16 = "this CPU has no fp16 arithmetic; on one that has (avx512_fp16): make test"
 
 
 def plain_torch(run_file: Path) -> tuple[list[float], list[float]]:
@@ -42,7 +45,8 @@ def plain_torch(run_file: Path) -> tuple[list[float], list[float]]:
     decay = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() == 1]
     params = config.optimization.optimizer.params
-    optimizer = torch.optim.AdamW([{"params": decay}, {"params": plain, "weight_decay": 0}], betas=params.betas, eps=params.eps, weight_decay=0.1)
+    decayed = [{"params": decay}, {"params": plain, "weight_decay": 0}]
+    optimizer = torch.optim.AdamW(decayed, betas=params.betas, eps=params.eps, weight_decay=0.1)
     losses, norms = [], []
     for step in range(20):
         for group in optimizer.param_groups:
@@ -68,6 +72,8 @@ def test_two_ranks_follow_a_plain_loop_in_torch(tmp_path: Path, two_ranks: RankP
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_interrupted_run_continues_with_the_same_losses_bit_for_bit(tmp_path: Path, two_ranks: RankPool, layout: str) -> None:
+    if layout == "fp16" and not FP16:
+        pytest.skip(NO_FP16)
     two_ranks.run(CASE, write_tiny_run(tmp_path / "whole", **LAYOUTS[layout]))
     two_ranks.run(CASE, write_tiny_run(tmp_path / "cut", exit_interval=7, **LAYOUTS[layout]))
     assert len(curve(tmp_path / "cut")) == 7
@@ -101,6 +107,19 @@ def test_bf16_follows_fp32(tmp_path: Path, two_ranks: RankPool) -> None:
     assert half[0] - half[-1] > 0.5
     assert half == pytest.approx(full, rel=0.01)
     assert half != full
+
+
+@pytest.mark.skipif(not FP16, reason=NO_FP16)
+def test_fp16_follows_fp32_and_skips_steps_that_overflow(tmp_path: Path, two_ranks: RankPool) -> None:
+    for name, scale_power in (("kept", 10), ("skipped", 26)):
+        fp16 = {"enabled": True, "initial_scale_power": scale_power, "hysteresis": 1}
+        two_ranks.run(CASE, write_tiny_run(tmp_path / name, fp16=fp16, save=None))
+    two_ranks.run(CASE, write_tiny_run(tmp_path / "fp32", save=None))
+    assert sum(curve(tmp_path / "kept", "skipped")) == 0
+    assert curve(tmp_path / "kept") == pytest.approx(curve(tmp_path / "fp32"), rel=0.01)
+    skipped, scales = curve(tmp_path / "skipped", "skipped"), curve(tmp_path / "skipped", "loss_scale")
+    assert 0 < sum(skipped) < 15
+    assert scales[-1] == 2 ** (26 - sum(skipped))
 
 
 def test_gradient_accumulation_equals_one_large_micro_batch(tmp_path: Path, two_ranks: RankPool) -> None:
