@@ -57,8 +57,9 @@ class RankError:
 
     @property
     def message(self) -> str:
-        """Its first line."""
-        return self.text.partition("\n")[0]
+        """Its first line, and the fix where the second line is one."""
+        first, *rest = self.text.splitlines()
+        return "\n".join([first, *(line for line in rest[:1] if line.strip().startswith("fix:"))])
 
 
 @dataclass(frozen=True)

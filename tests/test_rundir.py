@@ -102,6 +102,11 @@ def test_the_earliest_error_is_the_first_one_whatever_its_rank(tmp_path: Path) -
     assert error is not None and (error.rank, error.message) == (3, "message 3")
 
 
+def test_an_error_message_is_its_first_line_and_its_fix(tmp_path: Path) -> None:
+    for text, message in (("a\n  fix: b\nTraceback", "a\n  fix: b"), ("a\nTraceback\n  fix: c", "a")):
+        assert rundir.RankError(at_s=0.0, rank=0, text=text, path=tmp_path).message == message
+
+
 def test_attempts_are_ordered_by_number(tmp_path: Path) -> None:
     for name in ("10", "9", "job.out", "1"):
         (tmp_path / "logs" / name).mkdir(parents=True)

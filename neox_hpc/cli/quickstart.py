@@ -43,13 +43,13 @@ def quickstart() -> int:
     run = _train(cwd)
     _run(("neox-hpc", "plot", run.name))
     sample = _sample(run, cwd)
-    promises = (*check_loss(held_out_loss(run), _measure(_BASELINES)), *check_sample(_measure((*_WORDS, shown_path(sample, cwd)))))
+    measured = _measure((*_BASELINES, "--sample", shown_path(sample, cwd), "--json"))
+    promises = (*check_loss(held_out_loss(run), measured), *check_sample(measured["sample"]))
     _report(run, sample, promises, cwd)
     return 0 if all(promise.kept for promise in promises) else 1
 
 
-_BASELINES = ("python", "-m", "model.data.baselines", "--train", str(DATA / "train"), "--heldout", str(DATA / "heldout"), "--json")
-_WORDS = ("python", "-m", "model.data.baselines", "--dataset", "stdlib", "--json", "--sample")
+_BASELINES = ("python", "-m", "model.data.baselines", "--train", str(DATA / "train"), "--heldout", str(DATA / "heldout"))
 
 
 def _train(cwd: Path) -> RunDir:
