@@ -109,7 +109,9 @@ def _gpt2(keys: TokenizerKeys) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     eod = tokenizer.token_to_id(END_OF_DOCUMENT)
     if eod is None:
-        raise ValueError(f"{vocab}: has no token {END_OF_DOCUMENT}\n  fix: use GPT-2's own vocab.json, or tokenizer_type: HFTokenizer")
+        raise ValueError(
+            f"{vocab}: has no token {END_OF_DOCUMENT}\n  fix: use GPT-2's own vocab.json, or tokenizer_type: HFTokenizer"
+        )
     return LibraryTokenizer(tokenizer, eod=eod)
 
 

@@ -97,7 +97,7 @@ def split_shares(split: str) -> tuple[float, float, float]:
         shares = [float(part) for part in split.split("," if "," in split else "/")]
     except ValueError as error:
         raise ValueError(f"split: {split!r} is no list of numbers\n  fix: write three shares, e.g. 969, 30, 1") from error
-    train, valid, test = (shares + [0.0, 0.0, 0.0])[:3]
+    train, valid, test = [*shares, 0.0, 0.0, 0.0][:3]
     total = train + valid + test
     if not (min(train, valid, test) >= 0 and 0 < total < float("inf")):
         raise ValueError(f"split: {split!r}: shares must not be negative, nor all zero\n  fix: write three shares, e.g. 969, 30, 1")

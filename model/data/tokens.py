@@ -1,8 +1,9 @@
 """Token files: GPT-NeoX's ``PREFIX.bin`` and ``PREFIX.idx``, read as a memory map and written.
 
 Format (little endian; GPT-NeoX ``indexed_dataset.py``, mmap): the .bin is all tokens, one document after another, without a
-header.  The .idx is the magic ``MMIDIDX\\0\\0``, u64 version 1, u8 data type, u64 sequences n, u64 document marks m, int32[n] lengths
-in tokens, int64[n] byte offsets in the .bin, int64[m] document marks: 0, then the number of sequences at each document's end.
+header.  The .idx is the magic ``MMIDIDX\\0\\0``, u64 version 1, u8 data type, u64 sequences n, u64 document marks m; then int32[n]
+lengths in tokens, int64[n] byte offsets in the .bin, int64[m] document marks (0, and the number of sequences at each document's
+end).  Changes when that format does.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def config(**keys: Any) -> RunConfig:
 
 def told(texts: list[list[int]], documents: list[int], samples: int, seed: int = 5) -> list[list[int]]:
     """The served samples of some documents, by the slow telling."""
-    order, starts, served = told_samples([len(text) for text in texts], documents, SEQ, samples, seed)
+    order, _, served = told_samples([len(text) for text in texts], documents, SEQ, samples, seed)
     stream = [token for document in order for token in texts[document]]
     return [stream[number * SEQ : number * SEQ + SEQ + 1] for number in served]
 
