@@ -134,7 +134,7 @@ def _signal_all(process: ProcessId, number: int) -> None:
 def _members(process: ProcessId) -> list[int]:
     """The living processes of the session that a detached program leads, itself too.
 
-    The kernel gives a number to no other process while it is a session's; so a leader of another start time means: no member is ours.
+    The kernel gives a number to no other process while it is a session's; so beside a leader of another start no member is ours.
     """
     leader = _read_stat(process.pid)
     if leader is not None and leader.started != process.started:
@@ -181,7 +181,7 @@ def _start(argv: Sequence[str], *, environ: Mapping[str, str] | None, cwd: Path 
 
 def _popen(argv: Sequence[str], **options: object) -> subprocess.Popen[str]:
     try:
-        return subprocess.Popen(list(argv), text=True, errors="replace", **options)  # type: ignore[call-overload, no-any-return]
+        return subprocess.Popen(list(argv), text=True, errors="replace", **options)  # type: ignore[call-overload]
     except FileNotFoundError as error:
         raise UserError(_absent(argv[0], options.get("cwd"))) from error
     except PermissionError as error:

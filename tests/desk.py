@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,8 @@ tokenizer_type: CharLevelTokenizer
 TRAINS = """\
 i=1
 while [ $i -le 20 ]; do
-  echo "{\\"step\\": $i, \\"loss\\": $((40 - i)).5, \\"lr\\": 0.001, \\"tokens_per_s\\": 1000.0, \\"step_time_s\\": 0.1}" >>"$run/metrics.jsonl"
+  facts='"lr": 0.001, "tokens_per_s": 1000.0, "step_time_s": 0.1'
+  echo "{\\"step\\": $i, \\"loss\\": $((40 - i)).5, $facts}" >>"$run/metrics.jsonl"
   i=$((i + 1))
 done
 echo '{"step": 20, "validation_loss": 19.25}' >>"$run/metrics.jsonl"
@@ -115,7 +115,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Desk]:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
     """A configuration ``my.yml`` with its data, in an empty home."""
     home, cwd, programs = tmp_path / "home", tmp_path / "work", tmp_path / "bin"
     for folder in (home, cwd / "data", programs):
@@ -127,4 +127,4 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(cwd)
-    yield Desk(cwd=cwd, programs=programs, capsys=capsys)
+    return Desk(cwd=cwd, programs=programs, capsys=capsys)

@@ -1,4 +1,4 @@
-"""Steps 1 to 5 of a submit: from the command line to rendered files.  Nothing here, and nothing imported here, can reach a scheduler.
+"""Steps 1 to 5 of a submit: from the command line to rendered files.  Nothing here can reach a scheduler.
 
 Changes when what the command line asks for does.
 """
@@ -146,7 +146,7 @@ def _site_of(asked: Asked) -> str:
 
 
 def _as_directory(name: str) -> str:
-    """A name that is no plain file name is refused by the plan, together with everything else; until then it must not lead elsewhere."""
+    """A name that is no plain file name is refused by the plan, with everything else; until then it must not lead elsewhere."""
     return name.replace("/", "_").replace("\0", "_").lstrip(".") or "run"
 
 

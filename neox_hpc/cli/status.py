@@ -114,7 +114,9 @@ def _error(standing: Standing) -> str:
 def _warning(standing: Standing) -> str:
     if standing.quiet_s is None:
         return ""
-    return f"no step for {duration(standing.quiet_s)}: it may hang (one step takes {number(standing.progress.step_time_s, '.3g') or '?'} s)"
+    step_time = standing.progress.step_time_s
+    usual = f" (a step takes {step_time:.3g} s)" if step_time is not None else ""
+    return f"no step for {duration(standing.quiet_s)}: it may hang{usual}"
 
 
 def _progress(standing: Standing) -> str:
