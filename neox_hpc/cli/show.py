@@ -44,8 +44,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if sys.stdout.isatty():
         _print_rich_table(headers, rows)
         return
-    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-    for row in (headers, *rows):
+    plain = [tuple(headers), *(tuple(map(click.unstyle, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
+    for row in plain:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
@@ -73,7 +74,10 @@ def _print_rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        last = header == headers[-1]
+        table.add_column(header, no_wrap=not last, overflow="fold")  # the last one is the longest: a path, a text
     for row in rows:
         table.add_row(*(Text.from_ansi(cell) for cell in row))
     Console().print(table)
