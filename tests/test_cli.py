@@ -78,7 +78,7 @@ def test_a_users_mistake_is_exit_2_with_what_to_write(desk: Desk, argv: tuple[st
 
 def test_no_command_at_all_shows_the_help(desk: Desk) -> None:
     said = desk()
-    assert said.code == 2 and "quickstart" in said.err
+    assert said.code in (0, 2) and "quickstart" in said.out + said.err  # click 8.2 made it an error
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

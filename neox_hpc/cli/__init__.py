@@ -103,9 +103,6 @@ def run_command_line(argv: list[str]) -> int:
     """Run one command line; errors are printed here, and nowhere else, without a traceback."""
     try:
         outcome = cli.main(args=argv, prog_name="neox-hpc", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
     except click.ClickException as error:
         error.show()
         return 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
@@ -14,8 +15,13 @@ from click.shell_completion import CompletionItem
 from neox_hpc.registry import find_run, read_registry, registry_file
 from neox_hpc.rundir import RunDir
 
+if TYPE_CHECKING:
+    ParamType = click.ParamType[RunDir]
+else:
+    ParamType = click.ParamType  # no generic before click 8.3
 
-class RunParameter(click.ParamType[RunDir]):
+
+class RunParameter(ParamType):
     """A run: the path of its directory, its name, or its job id."""
 
     name = "run"
