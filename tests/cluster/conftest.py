@@ -1,0 +1,38 @@
+"""The cluster of the session, and its user."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.slurm import REQUIRED, Slurm, obstacle, running_slurm
+from tests.cluster.user import User
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """A real Slurm of two nodes, ended with the session."""
+    if reason := obstacle():
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, and {reason}")
+        pytest.skip(reason)
+    with running_slurm(nodes=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def user(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> User:
+    """A user of the cluster with ``tiny.yml`` and its data in the working directory."""
+    pytest.importorskip("torch", reason="pip install -e '.[train]'")
+    from tests.model.tiny import KEYS, write_tokens
+
+    home, cwd = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
+    write_tokens(cwd)
+    # ZeRO-1: every rank holds a part of the optimizer, and writes it
+    keys = KEYS | {"data_path": "text", "split": "9,1,0", "checkpoint_factor": 10, "zero_optimization": {"stage": 1}}
+    (cwd / "tiny.yml").write_text(yaml.safe_dump(keys))
+    return User(slurm=slurm, home=home, cwd=cwd, checkout=Path(__file__).parents[2])
