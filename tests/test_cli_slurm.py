@@ -140,6 +140,22 @@ def test_a_job_that_never_started_is_lost_with_that_reason(desk: Desk) -> None:
     assert state(desk, INVALID) == ("lost", "the scheduler knows the job no more, and it never started")
 
 
+def test_list_waits_once_for_a_silent_scheduler_and_not_at_all_for_ended_runs(desk: Desk) -> None:
+    for _ in range(4):
+        submit(desk)
+    desk.program("squeue", DOWN)
+    desk.program("sacct", NO_ACCOUNTING)
+    has_run(desk, "exit_status=0\n")
+    states = {run["name"]: run["state"] for run in desk("list", "--json").facts}
+    assert states == {"my": "done", "my.2": "unknown", "my.3": "unknown", "my.4": "unknown"}
+    assert len([call for call in desk.calls if call.startswith("squeue")]) == 1
+
+
+def test_a_receipt_that_cannot_be_written_does_not_hide_the_job(desk: Desk) -> None:
+    said = submit(desk, f"mkdir {desk.cwd}/runs/my/receipt.json; echo 4711")
+    assert said.code == 1 and "it is 4711 on slurm" in said.err
+
+
 def test_cancel_calls_scancel_and_the_run_remembers(desk: Desk) -> None:
     submit(desk)
     desk.program("squeue", "echo 'PENDING|Priority'")

@@ -13,9 +13,9 @@ import click
 from neox_hpc.cli.show import number, print_json, print_table, style_state
 from neox_hpc.cli.status import as_facts
 from neox_hpc.errors import NeoxHpcError
-from neox_hpc.jobs import asker
+from neox_hpc.jobs import Answer, asker, scheduler_of
 from neox_hpc.registry import Entry, read_registry, registry_file
-from neox_hpc.rundir import open_run
+from neox_hpc.rundir import RunDir, open_run
 from neox_hpc.status import Standing, look
 
 
@@ -32,7 +32,8 @@ def list_runs(lines: int, as_json: bool) -> None:
     """
     file = registry_file(os.environ)
     entries = list({entry.path: entry for entry in reversed(read_registry(file))}.values())[::-1]
-    standings = [(entry, standing) for entry in entries[:lines] if (standing := _look(entry)) is not None]
+    silent: dict[str, Answer] = {}
+    standings = [(entry, standing) for entry in entries[:lines] if (standing := _look(entry, silent)) is not None]
     if as_json:
         print_json([as_facts(standing) | {"submitted_at": entry.submitted_at} for entry, standing in standings])
     elif standings:
@@ -41,13 +42,27 @@ def list_runs(lines: int, as_json: bool) -> None:
         click.echo("no runs yet: neox-hpc submit --site local configs/quickstart.yml", err=True)
 
 
-def _look(entry: Entry) -> Standing | None:
+def _look(entry: Entry, silent: dict[str, Answer]) -> Standing | None:
     """None: the directory is gone or damaged."""
     try:
         run = open_run(Path(entry.path))
-        return look(run, asker(run, os.environ))
+        return look(run, lambda: _ask(run, silent))
     except NeoxHpcError:
         return None
+
+
+def _ask(run: RunDir, silent: dict[str, Answer]) -> Answer:
+    """Of many runs, only those without an outcome are asked for; a scheduler that is silent once is not waited for again."""
+    attempts = run.attempts
+    if attempts and attempts[-1].exit_status is not None:
+        return Answer()
+    scheduler = str(run.plan.get("scheduler"))
+    if scheduler in silent:
+        return silent[scheduler]
+    answer = asker(run, os.environ)()
+    if answer.silence and scheduler_of(run).starts_job:
+        silent[scheduler] = answer
+    return answer
 
 
 def _row(entry: Entry, standing: Standing) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import click
 
 from neox_hpc.cli.prepare import Prepared, asked_of, job_options, prepare, print_notes, print_problems
 from neox_hpc.cli.show import print_facts, print_json
-from neox_hpc.errors import Problem, UserError
+from neox_hpc.errors import Failure, Problem, UserError
 
 if TYPE_CHECKING:
     from neox_hpc.rundir import Receipt, RunDir
@@ -124,7 +124,10 @@ def _submit(prepared: Prepared) -> tuple[RunDir, Receipt]:
         remove_run_dir(run)
         raise
     receipt = _receipt(prepared, run, taken.job_id, taken.command, taken.process_started)
-    write_receipt(run, receipt)
+    try:
+        write_receipt(run, receipt)
+    except UserError as error:
+        raise Failure(f"{error}\n  the job was taken all the same: it is {taken.job_id} on {prepared.plan.site.name}") from None
     entry = Entry(path=str(run.path), job_id=receipt.job_id, site=prepared.plan.site.name, submitted_at=now_utc())
     file = registry_file(os.environ)
     if not remember(entry, file):
