@@ -190,6 +190,17 @@ def test_tail_is_the_last_lines_across_blocks(tmp_path: Path, lines: int) -> Non
     assert tail(tmp_path / "log", lines) == (text[-lines:] if lines else [])
 
 
+@pytest.mark.parametrize("block_bytes", [1, 2, 3, 7])
+def test_tail_is_right_wherever_a_block_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    monkeypatch.setattr("neox_hpc.logs.BLOCK_BYTES", block_bytes)
+    (tmp_path / "log").write_text("first\n\nthird line\nfourth\n")
+    assert [tail(tmp_path / "log", lines) for lines in (1, 2, 3)] == [
+        ["fourth"],
+        ["third line", "fourth"],
+        ["", "third line", "fourth"],
+    ]
+
+
 def test_a_stream_waits_for_its_file_and_goes_on_where_it_was(tmp_path: Path) -> None:
     path = tmp_path / "log"
     stream = Stream(path, tail_offset(path, 10))
