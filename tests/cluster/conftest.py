@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.cluster.user import User
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
     """A real Slurm of two nodes, ended with the session."""
-    if reason := obstacle():
+    if reason := obstacle() or _missing_extra():
         if os.environ.get(REQUIRED) == "1":
             pytest.fail(f"{REQUIRED}=1, and {reason}")
         pytest.skip(reason)
@@ -27,8 +28,7 @@ def slurm() -> Iterator[Slurm]:
 @pytest.fixture(scope="session")
 def user(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> User:
     """A user of the cluster with ``tiny.yml`` and its data in the working directory."""
-    pytest.importorskip("torch", reason="pip install -e '.[train]'")
-    from tests.model.tiny import KEYS, write_tokens
+    from tests.model.tiny import KEYS, write_tokens  # needs the extra that slurm has found
 
     home, cwd = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
     write_tokens(cwd)
@@ -36,3 +36,7 @@ def user(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> User:
     keys = KEYS | {"data_path": "text", "split": "9,1,0", "checkpoint_factor": 10, "zero_optimization": {"stage": 1}}
     (cwd / "tiny.yml").write_text(yaml.safe_dump(keys))
     return User(slurm=slurm, home=home, cwd=cwd, checkout=Path(__file__).parents[2])
+
+
+def _missing_extra() -> str:
+    return "" if find_spec("deepspeed") else "training needs torch and DeepSpeed: pip install -e '.[train]'"
