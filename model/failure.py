@@ -11,12 +11,26 @@ ATTEMPT_VARIABLE = "NEOX_HPC_ATTEMPT_DIR"
 """Directory of this attempt's logs, set by job.sh."""
 
 
-def report_failure(error: BaseException, rank: int) -> int:
-    """Print the error, leave it in ``rank<R>.error`` of the attempt's directory, and return the exit code: 2 for a user's mistake, else 1.
+LOST = "another rank is gone or does not answer; its own error, where it left one, is the cause"
 
-    A ``ValueError`` raised by our own code is a mistake that its message mends, so it has no traceback.  Nor has a collective
-    operation that broke off: its cause stands in another rank's traceback.
+
+class FailedElsewhere(Exception):
+    """This rank cannot go on because another one cannot, which says why."""
+
+    def __init__(self, *, rank: int, status: int) -> None:
+        super().__init__(f"rank {rank} failed")
+        self.status = status
+        """The exit code of that rank."""
+
+
+def report_failure(error: BaseException, rank: int) -> int:
+    """Print the error, leave it in ``rank<R>.error`` of the attempt's directory, and return the exit code.
+
+    That is 2 for a user's mistake, else 1.  A ``ValueError`` raised by our own code is a mistake that its message mends, so it
+    has no traceback.  Nor has a collective operation that broke off: its cause stands in another rank's.
     """
+    if isinstance(error, FailedElsewhere):
+        return error.status
     text, status = describe_failure(error)
     print(f"[rank {rank}] error: {text}", file=sys.stderr, flush=True)
     directory = os.environ.get(ATTEMPT_VARIABLE)
@@ -39,7 +53,7 @@ def describe_failure(error: BaseException) -> tuple[str, int]:
         return str(error), 1
     headline = f"{type(error).__name__}: {error}"
     if _is_collective(error):
-        return f"another rank is gone or does not answer; its own error, where it left one, is the cause\n{headline}\n{_place(error)}", 1
+        return f"{LOST}\n{headline}\n{_place(error)}", 1
     return headline + "\n" + "".join(traceback.format_exception(error)), 1
 
 
@@ -50,7 +64,10 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _is_collective(error: BaseException) -> bool:
-    """An operation over all ranks broke off.  Gloo raises a plain RuntimeError that names its source; NCCL and the store a DistError."""
+    """An operation over all ranks broke off.
+
+    Gloo raises a plain RuntimeError that names its source file; NCCL and the rendezvous store raise a DistError.
+    """
     names = {kind.__name__ for kind in type(error).__mro__}
     return "DistError" in names or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
-from model.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from model.checkpoint.directory import remove_unfinished
-from model.checkpoint.manifest import WEIGHT
+from model.agreement import from_all_ranks, from_first_rank
+from model.checkpoint import save_checkpoint
 from model.config import BatchSizes, ConfigError, RunConfig, RunFile
+from model.data.batch import Batch
 from model.data.loader import Split, Splits, open_data
-from model.engine.fragments import MOMENTS, Progress, after_load, fragments_of, progress_of
+from model.engine.fragments import fragments_of, progress_of
 from model.engine.start import choose_device, join_ranks, leave_ranks
 from model.engine.trainer import StepResult, Trainer
 from model.gpt import GPT
@@ -26,7 +26,8 @@ from model.monitor.throughput import step_flops
 from model.optim import learning_rate
 from model.parallel.groups import Groups, make_groups
 from model.ranks import Ranks
-from model.tokenizers import build_tokenizer
+from model.resume import begin_run
+from model.tokenizers import Tokenizer, build_tokenizer
 
 
 def train_run(run: RunFile, run_dir: Path, ranks: Ranks) -> None:
@@ -56,8 +57,8 @@ def train_joined(run: RunFile, run_dir: Path, ranks: Ranks, device: torch.device
     tokenizer = build_tokenizer(config.tokenizer)
     groups = make_groups(layout, ranks.rank)
     _agree(run, groups)
-    data = _open_data(config, batch, run_dir, groups, tokenizer.eod)
-    trainer = Trainer(GPT(config, tokenizer.vocab_size, groups), config, batch, groups, device)
+    data = _open_data(config, batch, run_dir, groups, tokenizer)
+    trainer = Trainer(GPT(config, tokenizer.vocab_size, groups, device=device), config, batch, groups, device)
     _Run(run, run_dir, batch, groups, data, trainer).train()
 
 
@@ -76,8 +77,9 @@ class _Run:
         config = self.run.config
         last = config.training.train_iters
         assert last is not None, "open_data has refused a run without train_iters"
-        stop = min(last, config.training.exit_interval or last)
-        done = self._begin()
+        done = begin_run(config, self.run_dir, self.groups, self.trainer.engine, _say if self.groups.rank == 0 else _keep_quiet)
+        every = config.training.exit_interval
+        stop = last if every is None else min(last, (done // every + 1) * every)  # GPT-NeoX: at its next multiple
         with Console(rank=self.groups.rank, interval=config.logging.log_interval, last_step=last, begin_step=done) as console:
             console.table("implementations", self.trainer.engine.module.implementations.rows())
             ranks = self.groups.layout.world_size
@@ -87,12 +89,14 @@ class _Run:
             for step in range(done, stop):
                 self._step(step, console, metrics)
                 if (step + 1) % config.training.eval_interval == 0 or step + 1 == stop:
-                    self._validate(step + 1, console, metrics)
+                    self._evaluate("validation", self.data.valid, step + 1, console, metrics)
                 if self._saves_at(step + 1):
                     saved = self._save(step + 1, console)
             if config.checkpoints.save is not None and saved != stop and stop > done:
                 self._save(stop, console)
-            console.say(f"finished at step {stop}")
+            if done < stop == last:
+                self._evaluate("test", self.data.test, stop, console, metrics)
+            console.say(f"finished at step {max(done, stop)}")
             if metrics is not None:
                 metrics.close()
 
@@ -133,14 +137,14 @@ class _Run:
             line |= {"loss_scale": result.loss_scale, "skipped": int(result.skipped)}
         return line
 
-    def _validate(self, number: int, console: Console, metrics: MetricsFile | None) -> None:
+    def _evaluate(self, name: str, split: Split | None, number: int, console: Console, metrics: MetricsFile | None) -> None:
         rounds = self.run.config.training.eval_iters
-        if self.data.valid is None or not rounds:
+        if split is None or not rounds:
             return
-        loss = self.trainer.validate(_rounds(self.data.valid, rounds, self.groups.data_rank))
-        console.say(f"step {number}: validation loss {loss:.4f}")
+        loss = self.trainer.validate(_rounds(split, rounds, self.groups.data_rank))
+        console.say(f"step {number}: {name} loss {loss:.4f}")
         if metrics is not None:
-            metrics.write({"step": number, "validation_loss": loss})
+            metrics.write({"step": number, f"{name}_loss": loss})
 
     def _saves_at(self, number: int) -> bool:
         keys = self.run.config.checkpoints
@@ -175,51 +179,29 @@ class _Run:
         console.say(f"step {number}: saved {path} in {time.perf_counter() - begin:.1f} s")
         return number
 
-    def _begin(self) -> int:
-        """Load where the run begins; return the steps already taken."""
-        keys = self.run.config.checkpoints
-        if keys.save is not None and self.groups.rank == 0:
-            remove_unfinished(Path(keys.save))
-        own = self._newest(keys.save) if keys.save is not None and (keys.save == keys.load or self._is_ours(keys.save)) else None
-        if own is not None:
-            return self._load(own, fresh=False)
-        if keys.load is None or keys.load == keys.save:
-            return 0
-        other = self._newest(keys.load)
-        if other is None:
-            raise ValueError(f"load: {keys.load} holds no checkpoint")
-        return self._load(other, fresh=keys.finetune)
 
-    def _is_ours(self, save: str) -> bool:
-        return Path(save).is_relative_to(self.run_dir)
-
-    def _newest(self, directory: str) -> Path | None:
-        return newest_checkpoint(Path(directory), say=lambda message: print(message, flush=True) if self.groups.rank == 0 else None)
-
-    def _load(self, directory: Path, *, fresh: bool) -> int:
-        with_moments = not fresh and not self.run.config.checkpoints.no_load_optim
-        kinds = (WEIGHT, *MOMENTS) if with_moments else (WEIGHT,)
-        manifest = load_checkpoint(directory, fragments_of(self.trainer.engine), kinds=kinds)
-        counted = Progress(optimizer_steps=manifest.optimizer_steps, loss_scaler=manifest.loss_scaler)
-        after_load(self.trainer.engine, counted if with_moments else None)
-        if self.groups.rank == 0:
-            print(f"loaded {directory} ({', '.join(kinds)})", flush=True)
-        return 0 if fresh else manifest.step
+def _say(message: str) -> None:
+    print(message, flush=True)
 
 
-def _rounds(split: Split, rounds: int, data_rank: int):  # type: ignore[no-untyped-def]  # a generator of Batch
+def _keep_quiet(message: str) -> None:
+    pass
+
+
+def _rounds(split: Split, rounds: int, data_rank: int) -> Iterator[Batch]:
     for number in range(rounds):
         yield split.batch(number, data_rank)
 
 
-def _open_data(config: RunConfig, batch: BatchSizes, run_dir: Path, groups: Groups, eod: int | None) -> Splits:
+def _open_data(config: RunConfig, batch: BatchSizes, run_dir: Path, groups: Groups, tokenizer: Tokenizer) -> Splits:
     """The first rank builds the sample index, the others wait for it."""
-    index = run_dir / "index"
-    if groups.rank == 0:
-        data = open_data(config, batch, index, build=True, eod=eod)
-    if groups.layout.world_size > 1:
-        dist.barrier()
-    return data if groups.rank == 0 else open_data(config, batch, index, build=False, eod=eod)
+    tokens = {"eod": tokenizer.eod, "vocab_size": tokenizer.vocab_size}
+
+    def build() -> None:
+        open_data(config, batch, run_dir / "index", build=True, **tokens)
+
+    from_first_rank(build, groups)
+    return open_data(config, batch, run_dir / "index", build=False, **tokens)
 
 
 def _agree(run: RunFile, groups: Groups) -> None:
@@ -228,11 +210,8 @@ def _agree(run: RunFile, groups: Groups) -> None:
     Raises:
         ValueError: they have not.
     """
-    if groups.layout.world_size == 1:
-        return
     mine = hashlib.sha256(run.model_dump_json().encode()).hexdigest()
-    everyone: list[tuple[str, str]] = [("", "")] * groups.layout.world_size
-    dist.all_gather_object(everyone, (mine, os.uname().nodename))
+    everyone = from_all_ranks((mine, os.uname().nodename), groups)
     for rank, (theirs, host) in enumerate(everyone):
         if theirs != everyone[0][0]:
             first = everyone[0][1]

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from model.checkpoint.manifest import read_manifest
+from model.checkpoint.manifest import DamagedCheckpoint, check_files, read_manifest
 
 LATEST = "latest"
 _NAME = re.compile(r"global_step(\d+)")
@@ -27,28 +27,38 @@ def checkpoints_in(save: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def newest_checkpoint(save: Path, say: Callable[[str], None] = lambda message: None) -> Path | None:
+def step_of(checkpoint: Path) -> int:
+    """Steps taken before it was saved, from its name."""
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match, f"{checkpoint} is no checkpoint's name"
+    return int(match[1])
+
+
+def newest_checkpoint(save: Path, say: Callable[[str], None] = lambda message: None, *, below: int | None = None) -> Path | None:
     """The newest whole checkpoint in ``save`` (or ``save`` itself, if it is one); ``None`` where there is none at all.
 
-    Damaged ones are passed over, each told to ``say``.
+    Damaged ones are passed over, each told to ``say``.  ``below``: only of fewer steps.
 
     Raises:
         ValueError: there are checkpoints, and every one is damaged.
     """
-    if _NAME.fullmatch(save.name) and not checkpoints_in(save):
-        read_manifest(save)
-        return save
-    damaged = []
-    for _, path in reversed(checkpoints_in(save)):
+    found = checkpoints_in(save)
+    if not found and _NAME.fullmatch(save.name) and save.is_dir():
+        found = [(step_of(save), save)]
+    damaged = ""
+    for step, path in reversed(found):
+        if below is not None and step >= below:
+            damaged = damaged or f"{path} is damaged"
+            continue
         try:
-            read_manifest(path)
-        except ValueError as error:
-            damaged.append(str(error))
+            check_files(path, read_manifest(path))
+        except DamagedCheckpoint as error:
+            damaged = damaged or str(error)
             say(f"passed over: {error}")
             continue
         return path
     if damaged:
-        raise ValueError(f"{save}: no whole checkpoint: {damaged[0]}")
+        raise ValueError(f"{save}: no whole checkpoint: {damaged}\n  fix: bring a whole copy back, or begin without it")
     return None
 
 
@@ -74,11 +84,21 @@ def remove_old(save: Path, keep: int) -> None:
         shutil.rmtree(doomed)
 
 
-def remove_unfinished(save: Path) -> None:
-    """Remove what an interrupted save or removal left."""
-    if save.is_dir():
+def prepare_directory(save: Path) -> None:
+    """Make the directory and remove what an interrupted save or removal left in it.
+
+    Raises:
+        ValueError: it cannot be written; better now than after hours of training.
+    """
+    probe = save / ".writable"
+    try:
+        save.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
         for path in save.glob("global_step*.*"):
             shutil.rmtree(path)
+    except OSError as error:
+        raise ValueError(f"save: {save} cannot be written: {error.strerror}\n  fix: write another directory") from error
 
 
 def _sync(directory: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.checkpoint.manifest import WEIGHT, Manifest, Slice, read_manifest
+from model.checkpoint.manifest import WEIGHT, DamagedCheckpoint, Manifest, Slice, check_files, read_manifest
 from model.engine.fragments import Fragment
 from model.parallel.parameters import GlobalParameter
 
@@ -22,7 +22,8 @@ def load_checkpoint(directory: Path, fragments: Sequence[Fragment], *, kinds: It
     """Fill the fragments' tensors of ``kinds`` from a checkpoint written at any layout.
 
     Raises:
-        ValueError: the checkpoint is damaged, or is of another model: the first parameter that differs is named.
+        DamagedCheckpoint: the file is named.
+        ValueError: it is of another model: the first parameter that differs is named.
     """
     manifest = read_manifest(directory)
     with ExitStack() as files:
@@ -37,9 +38,10 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
     """All weights, whole, in fp32 on the CPU, by global name.
 
     Raises:
-        ValueError: the checkpoint is damaged.
+        DamagedCheckpoint: the file is named.
     """
     manifest = read_manifest(directory)
+    check_files(directory, manifest)
     with ExitStack() as files:
         stored = _Stored(directory, manifest, files)
         return {name: stored.whole(name, WEIGHT) for name in dict.fromkeys(piece.name for piece in manifest.slices)}
@@ -109,7 +111,8 @@ class _Stored:
 
     def _check_cover(self, name: str, covered: int, wanted: int) -> None:
         if covered != wanted:
-            raise ValueError(f"{self._directory}: damaged checkpoint: the slices of {name} hold {covered} of {wanted} elements")
+            held = f"the slices of {name} hold {covered} of {wanted} elements"
+            raise DamagedCheckpoint(f"{self._directory}: damaged checkpoint: {held}")
 
     def _read(self, piece: Slice) -> Tensor:
         path = self._directory / piece.file
@@ -118,9 +121,9 @@ class _Stored:
                 self._opened[piece.file] = self._files.enter_context(safe_open(path, framework="pt"))
             tensor: Tensor = self._opened[piece.file].get_tensor(piece.key)
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: damaged checkpoint: {error}") from error
+            raise DamagedCheckpoint(f"{path}: damaged checkpoint: {error}") from error
         if tensor.numel() != piece.length or zlib.crc32(tensor.numpy().data) != piece.crc32:
-            raise ValueError(f"{path}: damaged checkpoint: {piece.name} ({piece.kind}) does not have its checksum")
+            raise DamagedCheckpoint(f"{path}: damaged checkpoint: {piece.name} ({piece.kind}) does not have its checksum")
         return tensor
 
 

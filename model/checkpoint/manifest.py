@@ -66,23 +66,34 @@ class Manifest(BaseModel):
     slices: tuple[Slice, ...]
 
 
+class DamagedCheckpoint(ValueError):
+    """A checkpoint is not what its writer left; the message names the file.  An older one may be whole."""
+
+
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a checkpoint whose files are all there at their full size.
+    """The manifest of a checkpoint; ``check_files`` looks whether the files are what it promises.
 
     Raises:
-        ValueError: there is none, it cannot be read, or a file is missing or short; the message names it.
+        DamagedCheckpoint: there is none, or it cannot be read.
     """
     path = directory / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{directory}: no checkpoint: it has no {MANIFEST}") from error
-    except (OSError, ValidationError) as error:
-        raise ValueError(f"{path}: damaged or of another format version: {str(error).splitlines()[0]}") from error
+        raise DamagedCheckpoint(f"{directory}: no whole checkpoint: it has no {MANIFEST}") from error
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise DamagedCheckpoint(f"{path}: damaged or of another format version: {str(error).splitlines()[0]}") from error
+
+
+def check_files(directory: Path, manifest: Manifest) -> None:
+    """All files are there at their full size.
+
+    Raises:
+        DamagedCheckpoint: one is missing or short; the message names it.
+    """
     for stored in manifest.files:
         file = directory / stored.name
         size = file.stat().st_size if file.is_file() else None
         if size != stored.bytes:
             found = "is missing" if size is None else f"has {size} bytes"
-            raise ValueError(f"{file}: damaged checkpoint: {found}, its manifest promises {stored.bytes}")
-    return manifest
+            raise DamagedCheckpoint(f"{file}: damaged checkpoint: {found}, its manifest promises {stored.bytes}")

@@ -77,7 +77,7 @@ def fragments_of(engine: Any) -> list[Fragment]:
         ]
     found = []
     for p in parameters:
-        mapping = p._hp_mapping
+        mapping: Any = getattr(p, "_hp_mapping")  # noqa: B009 (DeepSpeed puts it there)
         if mapping is None:
             continue
         flat = _flat_partitions(optimizer)[mapping.param_group_index]

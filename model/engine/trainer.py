@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.agreement import from_all_ranks
 from model.config import BatchSizes, RunConfig
 from model.data.batch import Batch
 from model.engine.norm import clip_gradients
 from model.engine.settings import deepspeed_settings
+from model.failure import FailedElsewhere
 from model.gpt import GPT
 from model.optim import make_optimizer
 from model.parallel.groups import Groups
@@ -55,7 +57,8 @@ class Trainer:
         """One optimizer step over the micro-batches of this rank at learning rate ``rate``.
 
         Raises:
-            FloatingPointError: the loss is no number, on the rank that the message names.
+            FloatingPointError: the loss is no number, first on this rank.
+            FailedElsewhere: first on another one.
         """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
@@ -94,16 +97,16 @@ class Trainer:
             total /= dist.get_world_size()
         mean = float(total)
         if not math.isfinite(mean) and self._config.precision != "fp16":
-            where = f"first seen on rank {self._first_bad_rank(local)}"
-            raise FloatingPointError(f"the loss is {mean}: {where}; lower the learning rate")
+            self._refuse(float(local), mean)
         return mean
 
-    def _first_bad_rank(self, local: Tensor) -> int:
-        if not dist.is_initialized() or dist.get_world_size() == 1:
-            return 0
-        shards = [torch.empty(1, device=local.device) for _ in range(dist.get_world_size())]
-        dist.all_gather(shards, local.float().reshape(1))
-        return next((rank for rank, loss in enumerate(shards) if not math.isfinite(float(loss))), 0)
+    def _refuse(self, local: float, mean: float) -> NoReturn:
+        """The first rank whose own loss is no number says so; the others stop with it."""
+        losses = from_all_ranks(local, self._groups)
+        bad = next((rank for rank, loss in enumerate(losses) if not math.isfinite(loss)), 0)
+        if bad != self._groups.rank:
+            raise FailedElsewhere(rank=bad, status=1)
+        raise FloatingPointError(f"the loss is {mean}\n  fix: lower the learning rate, or clip the gradient (gradient_clipping)")
 
 
 class _Mpu:

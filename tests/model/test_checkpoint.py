@@ -10,9 +10,10 @@ import pytest
 from model.checkpoint import load_weights, newest_checkpoint
 from model.checkpoint.manifest import read_manifest
 from tests.model.tiny import curve, write_tiny_run
-from tests.ranks import RankFailure, RankPool
+from tests.ranks import RankPool
 
 CASE = "tests.model.cases_training:train"
+REFUSAL = "tests.model.cases_training:refusal"
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +64,31 @@ def test_a_flipped_byte_is_an_error_that_names_the_parameter(save: Path) -> None
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match="rank0.safetensors: damaged checkpoint: .* does not have its checksum"):
+    with pytest.raises(ValueError, match=r"rank0\.safetensors: damaged checkpoint: .* does not have its checksum"):
         load_weights(save / "global_step6")
+
+
+def test_a_run_whose_newest_checkpoint_has_a_flipped_byte_continues_from_the_one_before(save: Path, two_ranks: RankPool) -> None:
+    path = save / "global_step6" / "rank1.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(bytes(data))
+    two_ranks.run(CASE, write_tiny_run(save.parent, train_iters=7, load=str(save), zero_optimization={"stage": 1}))
+    assert len(curve(save.parent)) == 3  # steps 5, 6 and 7: metrics.jsonl was not copied
+
+
+def test_a_save_directory_that_cannot_be_written_is_an_error_before_the_first_step(tmp_path: Path, two_ranks: RankPool) -> None:
+    (tmp_path / "file").write_text("")
+    save = tmp_path / "file" / "checkpoints"
+    said = two_ranks.run(REFUSAL, write_tiny_run(tmp_path / "run", save=str(save)))
+    assert said == [f"save: {save} cannot be written: Not a directory\n  fix: write another directory", ""]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_where_every_checkpoint_is_damaged_the_run_does_not_begin_afresh(save: Path, two_ranks: RankPool, tmp_path: Path) -> None:
     for manifest in save.glob("*/manifest.json"):
         manifest.write_text("{}")
-    with pytest.raises(RankFailure, match="no whole checkpoint"):
-        two_ranks.run(CASE, write_tiny_run(tmp_path / "run", load=str(save)))
+    assert "no whole checkpoint" in two_ranks.run(REFUSAL, write_tiny_run(tmp_path / "run", load=str(save)))[0]
 
 
 def test_an_unfinished_checkpoint_is_no_checkpoint_and_is_removed(save: Path, two_ranks: RankPool, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,15 +17,17 @@ import pytest
 import torch
 
 from model.checkpoint import load_weights
-from model.config import read_run
+from model.config import RunConfig, read_run
 from model.data.loader import open_data
+from model.failure import LOST
 from model.gpt import GPT
 from model.optim import learning_rate
 from model.parallel.parameters import global_parameters
-from tests.model.tiny import curve, write_tiny_run
-from tests.ranks import RankFailure, RankPool
+from tests.model.tiny import KEYS, curve, write_tiny_run
+from tests.ranks import RankPool
 
 CASE = "tests.model.cases_training:train"
+REFUSAL = "tests.model.cases_training:refusal"
 LAYOUTS: dict[str, dict[str, Any]] = {
     "fp32 ZeRO-0": {},
     "fp32 ZeRO-1": {"zero_optimization": {"stage": 1}},
@@ -145,6 +149,14 @@ def test_finetune_begins_at_step_0_with_the_loaded_weights(tmp_path: Path, two_r
     assert curve(tmp_path / "second", "lr")[0] == learning_rate(read_run(tmp_path / "second" / "run.json").config, 0)
 
 
+def test_a_run_is_tested_at_its_last_step_and_stops_at_multiples_of_exit_interval(tmp_path: Path, two_ranks: RankPool) -> None:
+    run_file = write_tiny_run(tmp_path / "run", split="8,1,1", train_iters=5, exit_interval=2)
+    for steps, tested in ((2, 0), (4, 0), (5, 1)):
+        two_ranks.run(CASE, run_file)
+        assert len(curve(tmp_path / "run")) == steps
+        assert len(curve(tmp_path / "run", "test_loss")) == tested
+
+
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, two_ranks: RankPool) -> None:
     keys = {"checkpoint_factor": 2, "extra_save_iters": [3], "keep_last_n_checkpoints": 2, "train_iters": 9}
     two_ranks.run(CASE, write_tiny_run(tmp_path / "run", **keys))
@@ -155,52 +167,76 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, two_ranks: RankPoo
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path: Path, two_ranks: RankPool) -> None:
     keys = {"optimizer": {"type": "Adam", "params": {"lr": 1e30}}, "gradient_clipping": 0.0, "save": None}
-    with pytest.raises(RankFailure, match=r"step \d+: the loss is (nan|inf): first seen on rank \d"):
-        two_ranks.run(CASE, write_tiny_run(tmp_path / "run", **keys))
+    said = "".join(two_ranks.run(REFUSAL, write_tiny_run(tmp_path / "run", **keys)))
+    assert re.match(r"step \d+: the loss is (nan|inf)\n  fix: lower the learning rate", said)
 
 
 def test_a_load_directory_without_a_checkpoint_is_an_error(tmp_path: Path, two_ranks: RankPool) -> None:
-    with pytest.raises(RankFailure, match="holds no checkpoint"):
-        two_ranks.run(CASE, write_tiny_run(tmp_path / "run", load=str(tmp_path)))
+    said = two_ranks.run(REFUSAL, write_tiny_run(tmp_path / "run", load=str(tmp_path)))
+    assert said == [f"load: {tmp_path} holds no checkpoint\n  fix: name a directory that a run saved to, or remove load", ""]
 
 
 def test_a_checkpoint_of_another_model_is_an_error_that_names_the_parameter(tmp_path: Path, two_ranks: RankPool) -> None:
     two_ranks.run(CASE, write_tiny_run(tmp_path / "first", train_iters=2))
     load = str(tmp_path / "first" / "checkpoints")
-    with pytest.raises(RankFailure, match=r"embedding.word_embeddings.weight has shape \[512, 64\], this model's has \[512, 32\]"):
-        two_ranks.run(CASE, write_tiny_run(tmp_path / "second", load=load, hidden_size=32))
+    said = two_ranks.run(REFUSAL, write_tiny_run(tmp_path / "second", load=load, hidden_size=32))[0]
+    assert "embedding.word_embeddings.weight has shape [512, 64], this model's has [512, 32]" in said
 
 
-# One process, as a user starts it ------------------------------------------------------------------------------------------
+# Processes, as a launcher starts them --------------------------------------------------------------------------------------
 
 
-def start(run_file: Path, **environment: str) -> subprocess.Popen[str]:
+def start(run_file: Path, rank: int = 0, world: int = 1, port: int = 0, **environment: str) -> subprocess.Popen[str]:
+    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "model.train", str(run_file)]
-    environ = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return subprocess.Popen(command, env=environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environ = os.environ | ranks | meeting | environment
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_a_killed_process_continues_where_its_newest_checkpoint_was(tmp_path: Path) -> None:
-    in_dev_shm = set(os.listdir("/dev/shm"))
-    whole = write_tiny_run(tmp_path / "whole", train_iters=60)
-    cut = write_tiny_run(tmp_path / "cut", train_iters=60, checkpoint_factor=3)
-    first = start(whole)
-    process = start(cut)
-    metrics = cut.parent / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+def start_two(run_file: Path, attempt: Path, **environment: str) -> list[subprocess.Popen[str]]:
+    attempt.mkdir()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    return [start(run_file, rank, 2, port, NEOX_HPC_ATTEMPT_DIR=str(attempt), **environment) for rank in (0, 1)]
+
+
+def without_compilers(directory: Path) -> str:
+    """A PATH whose compilers fail, and leave a word in ``directory``/called."""
+    directory.mkdir()
+    for name in ("c++", "g++", "clang++", "ninja", "nvcc", "hipcc"):  # importing deepspeed asks gcc whether libaio is there
+        (directory / name).write_text(f'#!/bin/sh\necho "$0 $*" >>{directory}/called\nexit 1\n')
+        (directory / name).chmod(0o755)
+    return f"{directory}:{os.environ['PATH']}"
+
+
+def test_a_killed_rank_ends_the_others_and_the_run_continues_bit_for_bit(tmp_path: Path, two_ranks: RankPool) -> None:
+    """No compiler is called on the way, and nothing is left in /dev/shm."""
+    keys: dict[str, Any] = {"train_iters": 60, "checkpoint_factor": 3}
+    path, in_dev_shm = without_compilers(tmp_path / "bin"), set(os.listdir("/dev/shm"))
+    run_dir = tmp_path / "cut"
+    run_file = write_tiny_run(run_dir, **keys)
+    ranks = start_two(run_file, tmp_path / "1", PATH=path)
+    metrics = run_dir / "metrics.jsonl"
+    deadline = time.monotonic() + 90
     while (not metrics.exists() or metrics.read_text().count("\n") < 8) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert first.communicate(timeout=120) and first.returncode == 0
-    again = start(cut)
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output
-    assert "loaded" in output
-    assert curve(cut.parent) == curve(whole.parent)
+    ranks[1].send_signal(signal.SIGKILL)
+    assert ranks[0].communicate(timeout=30)[0] and ranks[0].returncode == 1
+    ranks[1].communicate()
+    assert (tmp_path / "1" / "rank0.error").read_text().startswith(LOST)
+
+    again = start_two(run_file, tmp_path / "2", PATH=path)
+    outputs = [rank.communicate(timeout=120)[0] for rank in again]
+    assert [rank.returncode for rank in again] == [0, 0], outputs
+    assert f"loaded {run_dir}/checkpoints/global_step" in outputs[0]
+    two_ranks.run(CASE, write_tiny_run(tmp_path / "whole", **keys))
+    assert curve(run_dir) == curve(tmp_path / "whole")
+    assert not (tmp_path / "bin" / "called").exists()
     assert set(os.listdir("/dev/shm")) <= in_dev_shm
-    names = {parameter.global_name for parameter in global_parameters(GPT(read_run(cut).config, 512))}
-    assert set(load_weights(cut.parent / "checkpoints" / "global_step60")) == names
+    names = {p.global_name for p in global_parameters(GPT(RunConfig.from_keys(KEYS), 512))}
+    assert set(load_weights(run_dir / "checkpoints" / "global_step60")) == names
 
 
 def test_a_mistake_of_the_user_ends_with_2_and_without_a_traceback(tmp_path: Path) -> None:
