@@ -1,7 +1,7 @@
 """Train a run: ``python -m model.train run.json``, once per rank.
 
-    neox-hpc config show --json my.yml > run.json
-    torchrun --nproc_per_node 2 -m model.train run.json
+neox-hpc config show --json my.yml > run.json
+torchrun --nproc_per_node 2 -m model.train run.json
 """
 
 from __future__ import annotations

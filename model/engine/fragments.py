@@ -1,6 +1,6 @@
 """Where DeepSpeed 0.19.8 keeps the fp32 weights and the optimizer's moments of each parameter.
 
-Its internal names stand in this file and nowhere else; tests/model/test_fragments.py names each of them against the pinned version.
+Its internal names stand in this file and nowhere else; tests/model/test_engine.py names each of them against the pinned version.
 """
 
 from __future__ import annotations

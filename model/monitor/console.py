@@ -63,7 +63,13 @@ def _progress_bar(begin: int, last: int):  # type: ignore[no-untyped-def]  # ric
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
     bar = Progress(*columns, console=RichConsole(stderr=True))
     bar.add_task("training", total=last, completed=begin, loss=float("nan"))
     bar.start()

@@ -47,7 +47,15 @@ def test_metrics_beyond_the_step_that_a_run_begins_from_are_dropped(tmp_path: Pa
 
 
 def test_a_step_is_one_readable_line() -> None:
-    metrics = {"step": 5, "loss": 2.0, "lr": 0.001, "grad_norm": 0.5, "step_time_s": 0.25, "tokens_per_s": 1024.4, "tflops_per_rank": 0.1}
+    metrics = {
+        "step": 5,
+        "loss": 2.0,
+        "lr": 0.001,
+        "grad_norm": 0.5,
+        "step_time_s": 0.25,
+        "tokens_per_s": 1024.4,
+        "tflops_per_rank": 0.1,
+    }
     expected = "step   5/100 | loss 2.0000 | lr 1.000e-03 | grad norm 0.500 | 250 ms | 1024 tokens/s | 0.100 TFLOP/s per rank"
     assert step_line(metrics, 100) == expected
 
@@ -72,7 +80,9 @@ def test_our_own_errors_have_no_traceback_and_others_do(
 
 def test_a_collective_that_broke_off_points_at_the_other_ranks_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.1]:61652: Connection reset by peer")
+        raise RuntimeError(
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.1]:61652: Connection reset by peer"
+        )
     except RuntimeError as error:
         assert report_failure(error, 0) == 1
     said = capsys.readouterr().err

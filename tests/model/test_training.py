@@ -88,9 +88,7 @@ def test_an_interrupted_run_continues_with_the_same_losses_bit_for_bit(tmp_path:
 
 
 @pytest.mark.parametrize("layout", ["fp32 ZeRO-0", "fp32 ZeRO-1", "fp32 tensor 2 ZeRO-1"])
-def test_a_checkpoint_continues_at_another_layout(
-    tmp_path: Path, rank_pool: Callable[[int], RankPool], layout: str
-) -> None:
+def test_a_checkpoint_continues_at_another_layout(tmp_path: Path, rank_pool: Callable[[int], RankPool], layout: str) -> None:
     keys = {"hidden_dropout": 0.0}
     rank_pool(1).run(CASE, write_tiny_run(tmp_path / "whole", **keys))
     rank_pool(2).run(CASE, write_tiny_run(tmp_path / "first", exit_interval=7, **keys, **LAYOUTS[layout]))

@@ -1,0 +1,87 @@
+"""Cases of the engine tests, called on the ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from model.config import RunConfig
+from model.engine.fragments import fragments_of
+from model.engine.start import join_ranks
+from model.engine.trainer import Trainer
+from model.gpt import GPT
+from model.parallel.groups import make_groups
+
+INTERNALS: dict[str, tuple[str, ...]] = {
+    "DeepSpeedZeroOptimizer": (
+        "optimizer",
+        "single_partition_of_fp32_groups",
+        "parallel_partitioned_bit16_groups",
+        "bit16_groups_flat",
+        "real_dp_process_group",
+        "nccl_start_alignment_factor",
+        "allgather_bucket_size",
+        "_hp_optimizer_states_linked",
+        "_lazy_init_hp_params_optimizer_state",
+        "loss_scaler",
+        "cur_scale",
+        "overflow",
+    ),
+    "BF16_Optimizer": (
+        "optimizer",
+        "fp32_groups_flat_partition",
+        "update_lp_params",
+        "_hp_optimizer_states_linked",
+        "_lazy_init_hp_params_optimizer_state",
+    ),
+}
+"""Every name of DeepSpeed 0.19.8 that model/engine/fragments.py and trainer.py rely on, beside the two addresses below."""
+
+
+def make_trainer(keys: dict[str, Any]) -> Trainer:
+    join_ranks(torch.device("cpu"), "gloo")
+    config = RunConfig.from_keys(keys)
+    groups = make_groups(config.layout(dist.get_world_size()), dist.get_rank())
+    return Trainer(GPT(config, 512, groups), config, config.batch_sizes(groups.layout), groups, torch.device("cpu"))
+
+
+def missing_names(keys: dict[str, Any]) -> tuple[str, list[str]]:
+    """The kind of DeepSpeed's optimizer, and which of the names above it lacks."""
+    trainer = make_trainer(keys)
+    optimizer = trainer.engine.optimizer
+    kind = type(optimizer).__name__
+    missing = [name for name in INTERNALS[kind] if not hasattr(optimizer, name)]
+    for parameter in trainer.engine.module.parameters():
+        mapping = parameter._hp_mapping
+        if mapping is not None:
+            addresses = (mapping.hp_fragment_address, mapping.lp_fragment_address)
+            numbers = [mapping.param_group_index, *(number for address in addresses for number in (address.start, address.numel))]
+            missing += [f"a number in {mapping}"] * (not all(isinstance(number, int) for number in numbers))
+    return kind, missing
+
+
+def pieces(keys: dict[str, Any]) -> list[tuple[str, int, int, int]]:
+    """Name, start, length and size of the shard, of every fragment of this rank."""
+    return [(f.parameter.global_name, f.start, f.length, f.parameter.numel()) for f in fragments_of(make_trainer(keys).engine)]
+
+
+def deepspeed_says(keys: dict[str, Any]) -> dict[str, Any]:
+    """What DeepSpeed has understood of our settings."""
+    engine = make_trainer(keys).engine
+    return {
+        "batch": (engine.train_batch_size(), engine.train_micro_batch_size_per_gpu(), engine.gradient_accumulation_steps()),
+        "stage": engine.zero_optimization_stage(),
+        "clipping": engine.gradient_clipping(),
+        "steps_per_print": engine.steps_per_print(),
+        "wall_clock_breakdown": engine.wall_clock_breakdown(),
+        "bf16": engine.bfloat16_enabled(),
+        "accumulation": str(engine.get_data_types()[1]),
+        "reduce_bucket_size": engine.zero_reduce_bucket_size(),
+        "allgather_bucket_size": engine.zero_allgather_bucket_size(),
+        "allgather_partitions": engine.zero_allgather_partitions(),
+        "overlap_comm": engine.zero_overlap_comm(),
+        "reduce_scatter": engine.zero_reduce_scatter(),
+        "contiguous_gradients": engine.zero_contiguous_gradients(),
+    }
