@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from neox_hpc import proc
 from neox_hpc.errors import Failure
 from neox_hpc.quickstart import check_loss, check_sample, continuation, held_out_loss, join_samples
 from neox_hpc.registry import Entry, read_registry, registry_file, remember
@@ -77,7 +78,7 @@ echo "$*" >>"{log}"
 case "$*" in
   *"submit "*) exec "{python}" "{program}" "$@" ;;
   *model.generate*) cp "{samples}" "$(dirname "$3")/samples.jsonl" ;;
-  *--sample*) echo '{{"unigram_entropy": 4.0, "bigram_loss": 3.0, "sample": {{"words": 210, "distinct": 70, "share": {share}}}}}' ;;
+  *--sample*) echo '{{"unigram_entropy": 4.0, "bigram_loss": 3.0, "words": 210, "distinct": 70, "share": {share}}}' ;;
 esac
 """
 
@@ -117,6 +118,28 @@ def test_every_step_is_shown_as_a_command_and_run_as_shown(desk: Desk, monkeypat
     assert [line.split()[0] for line in shown] == ["python", "neox-hpc", "neox-hpc", "python", "python"]
     assert "2.250" in said.out and "at most 0.65 x unigram entropy 4.000 = 2.600" in said.out
     assert "runs/quickstart/sample.txt" in said.out
+
+
+def test_the_baselines_say_what_the_promises_read(tmp_path: Path) -> None:
+    """The real program, on a corpus of two words."""
+    np, tokens = pytest.importorskip("numpy"), pytest.importorskip("model.data.tokens")
+    for name in ("train", "heldout"):
+        with tokens.TokenFileWriter(tmp_path / name, np.uint16) as writer:
+            writer.add(np.array([0, 1, 0, 1, 1], dtype=np.uint16))
+    (tmp_path / "words.txt").write_text("one\ntwo\n")
+    (tmp_path / "sample").write_text("one two three")
+    argv = [
+        "--train",
+        str(tmp_path / "train"),
+        "--heldout",
+        str(tmp_path / "heldout"),
+        "--sample",
+        str(tmp_path / "sample"),
+        "--json",
+    ]
+    said = proc.run([sys.executable, "-m", "model.data.baselines", *argv], timeout_s=60, cwd=Path(__file__).parent.parent)
+    assert len(check_loss(1.0, json.loads(said))) == 2
+    assert [promise.measured for promise in check_sample(json.loads(said))] == ["3", "3", "66.7%"]
 
 
 def test_a_second_call_continues_the_first(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

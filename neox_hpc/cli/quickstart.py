@@ -44,7 +44,7 @@ def quickstart() -> int:
     _run(("neox-hpc", "plot", run.name))
     sample = _sample(run, cwd)
     measured = _measure((*_BASELINES, "--sample", shown_path(sample, cwd), "--json"))
-    promises = (*check_loss(held_out_loss(run), measured), *check_sample(measured["sample"]))
+    promises = (*check_loss(held_out_loss(run), measured), *check_sample(measured))
     _report(run, sample, promises, cwd)
     return 0 if all(promise.kept for promise in promises) else 1
 
