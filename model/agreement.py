@@ -33,7 +33,8 @@ def from_first_rank(find: Callable[[], T], groups: Groups) -> T:
         raise failure
     if answer[1]:
         raise FailedElsewhere(rank=0, status=2)
-    return answer[0]  # type: ignore[no-any-return]
+    found: T = answer[0]
+    return found
 
 
 def from_all_ranks(mine: T, groups: Groups) -> list[T]:

@@ -1,8 +1,8 @@
 """Tokens and floating-point operations per second.
 
 FLOPs of a step: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM",
-arXiv:2104.04473, section 5.1: 24 c B S L D^2 (1 + S / 6D + V / 16LD), c = 3 (forward, and twice that backward), 4 when activations are
-recomputed; here with the MLP's real width F: its share of the 24 D^2, 16 D^2, becomes 4 D F.
+arXiv:2104.04473, section 5.1: 24 c B S L D^2 (1 + S / 6D + V / 16LD), c = 3 (forward, and twice that backward), 4 when
+activations are recomputed; here with the MLP's real width F: its share of the 24 D^2, 16 D^2, becomes 4 D F.
 """
 
 from __future__ import annotations
