@@ -30,12 +30,12 @@ def user(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> User:
     """A user of the cluster with ``tiny.yml`` and its data in the working directory."""
     from tests.model.tiny import KEYS, write_tokens  # needs the extra that slurm has found
 
-    home, cwd = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
+    cwd = tmp_path_factory.mktemp("work")
     write_tokens(cwd)
     # ZeRO-1: every rank holds a part of the optimizer, and writes it
     keys = KEYS | {"data_path": "text", "split": "9,1,0", "checkpoint_factor": 10, "zero_optimization": {"stage": 1}}
     (cwd / "tiny.yml").write_text(yaml.safe_dump(keys))
-    return User(slurm=slurm, home=home, cwd=cwd, checkout=Path(__file__).parents[2])
+    return User(slurm=slurm, cwd=cwd, checkout=Path(__file__).parents[2])
 
 
 def _missing_extra() -> str:

@@ -62,6 +62,8 @@ class Slurm:
 
     nodes: int
     conf: Path
+    user_home: Path
+    """The user's home directory, on all nodes."""
     holder: int
     """The process whose network and host name are the login node's."""
 
@@ -111,7 +113,7 @@ def running_slurm(nodes: int) -> Iterator[Slurm]:
     )
     try:
         _wait_until_up(process)
-        yield Slurm(nodes=nodes, conf=home / "etc" / "slurm.conf", holder=process.pid)
+        yield Slurm(nodes=nodes, conf=home / "etc" / "slurm.conf", user_home=home / "user", holder=process.pid)
     finally:
         _end(process)
         shutil.rmtree(home, ignore_errors=True)

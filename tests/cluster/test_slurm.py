@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Trained:
     shown: str
     """The job as Slurm describes it."""
     followed: Said
-    environment: dict[str, str]
+    environment: dict[str, str] = field(repr=False)
     """Of the second rank."""
 
 
@@ -123,7 +123,7 @@ def test_a_hostile_shell_changes_nothing_of_the_job(trained: Trained) -> None:
     said = dict(word.split("=", 1) for word in trained.shown.split() if "=" in word)
     assert (said["JobName"], said["TimeLimit"], said["NumNodes"], said["NumTasks"]) == ("tiny", "00:30:00", "2", "2")
     assert (said["Requeue"], said["StdOut"]) == ("0", f"{trained.path}/logs/job.out")
-    assert "FOO" not in trained.environment
+    assert trained.environment.get("FOO") is None
     assert trained.environment["SLURM_JOB_NAME"] == "tiny" and trained.environment["SLURM_NTASKS"] == "2"
     assert trained.environment["SLURM_JOB_ID"] == trained.job_id
     assert trained.environment["GLOO_SOCKET_IFNAME"] == "eth0"

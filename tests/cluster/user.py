@@ -23,12 +23,11 @@ class User:
     """``user("status", …)`` runs a command line in the user's working directory, as a process of its own on the login node."""
 
     slurm: Slurm
-    home: Path
     cwd: Path
     checkout: Path
 
     def __call__(self, *argv: str, environ: Mapping[str, str] | None = None, timeout_s: float = 60.0) -> Said:
-        own = {"HOME": str(self.home), "XDG_STATE_HOME": "", "PYTHONPATH": str(self.checkout)}
+        own = {"HOME": str(self.slurm.user_home), "XDG_STATE_HOME": "", "PYTHONPATH": str(self.checkout)}
         said = self.slurm.on_login_node(
             [sys.executable, "-m", "neox_hpc", *argv], timeout_s=timeout_s, cwd=self.cwd, environ={**own, **(environ or {})}
         )
