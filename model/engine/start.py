@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from datetime import timedelta
 from typing import Literal
 
@@ -44,9 +45,12 @@ def join_ranks(device: torch.device, backend: str) -> None:
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes its device from it
+        os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)
     if not dist.is_initialized():
         chosen = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
         dist.init_process_group(chosen, timeout=JOIN_TIMEOUT)
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, NoReturn
 
 import torch
@@ -21,6 +23,9 @@ from model.gpt import GPT
 from model.optim import make_optimizer
 from model.parallel.groups import Groups
 from model.parallel.parameters import global_parameters
+
+SKIPS = 50
+"""Steps in a row that may overflow in fp16 (GPT-NeoX's number)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +50,22 @@ class Trainer:
 
         self.device = device
         self._config, self._groups = config, groups
-        self.engine: Any = deepspeed.initialize(
-            model=model,
-            optimizer=make_optimizer(config, model.parameters()),
-            config=deepspeed_settings(config, batch),
-            mpu=_Mpu(groups),  # always: DeepSpeed keeps the first in a module
-            dist_init_required=False,
-        )[0]
+        self._skips = 0
+        with redirect_stdout(StringIO()):  # BF16_Optimizer prints the memory in use, a dozen times
+            self.engine: Any = deepspeed.initialize(
+                model=model,
+                optimizer=make_optimizer(config, model.parameters()),
+                config=deepspeed_settings(config, batch),
+                mpu=_Mpu(groups),  # always: DeepSpeed keeps the first in a module
+                dist_init_required=False,
+            )[0]
 
     def train_step(self, batches: Iterable[Batch], rate: float) -> StepResult:
         """One optimizer step over the micro-batches of this rank at learning rate ``rate``.
 
         Raises:
-            FloatingPointError: the loss is no number, first on this rank.
-            FailedElsewhere: first on another one.
+            FloatingPointError: the loss is no number, first on this rank; or fp16 overflows at every step.
+            FailedElsewhere: another rank says so.
         """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
@@ -75,13 +82,11 @@ class Trainer:
             self.engine.step()
         loss_value = self._mean_loss(torch.stack(losses).mean())
         norm = norm if norm is not None else float(self.engine.get_global_grad_norm() or 0.0)
-        fp16 = self._config.precision == "fp16"
-        return StepResult(
-            loss=loss_value,
-            grad_norm=norm,
-            loss_scale=float(self.engine.optimizer.cur_scale) if fp16 else None,
-            skipped=fp16 and bool(self.engine.optimizer.overflow),
-        )
+        if self._config.precision != "fp16":
+            return StepResult(loss=loss_value, grad_norm=norm, loss_scale=None, skipped=False)
+        skipped = bool(self.engine.optimizer.overflow)
+        self._count_skips(skipped)
+        return StepResult(loss=loss_value, grad_norm=norm, loss_scale=float(self.engine.optimizer.cur_scale), skipped=skipped)
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> float:
@@ -99,6 +104,16 @@ class Trainer:
         if not math.isfinite(mean) and self._config.precision != "fp16":
             self._refuse(float(local), mean)
         return mean
+
+    def _count_skips(self, skipped: bool) -> None:
+        """Stop a run whose gradient overflows at every step; all ranks see the same."""
+        self._skips = self._skips + 1 if skipped else 0
+        if self._skips < SKIPS:
+            return
+        if self._groups.rank:
+            raise FailedElsewhere(rank=0, status=1)
+        fix = "train in bfloat16, or lower the learning rate"
+        raise FloatingPointError(f"the fp16 gradient overflowed {SKIPS} steps in a row\n  fix: {fix}")
 
     def _refuse(self, local: float, mean: float) -> NoReturn:
         """The first rank whose own loss is no number says so; the others stop with it."""

@@ -124,6 +124,14 @@ def test_fp16_follows_fp32_and_skips_steps_that_overflow(tmp_path: Path, two_ran
     assert scales[-1] == 2 ** (26 - sum(skipped))
 
 
+@pytest.mark.skipif(not FP16, reason=NO_FP16)
+def test_fp16_that_overflows_at_every_step_stops(tmp_path: Path, two_ranks: RankPool) -> None:
+    keys = {"fp16": {"enabled": True, "loss_scale": 2.0**40}, "train_iters": 60, "save": None}
+    said = two_ranks.run(REFUSAL, write_tiny_run(tmp_path / "run", **keys))
+    assert said[0].startswith("step 50: the fp16 gradient overflowed 50 steps in a row")
+    assert said[1] == ""
+
+
 def test_gradient_accumulation_equals_one_large_micro_batch(tmp_path: Path, two_ranks: RankPool) -> None:
     for micro in (1, 4):
         run_dir = tmp_path / str(micro)
