@@ -3,22 +3,30 @@
 Needs pydantic and the standard library only, so that the control plane can use it without torch.
 """
 
+from model.config.former import FORMER, FormerNote, Translated, translate
+from model.config.keys import KeyProblem
 from model.config.layout import BatchSizes, Layout
-from model.config.run import KEYS, SECTIONS, ConfigError, KeyProblem, RunConfig, iter_keys, nearest_key
+from model.config.run import KEYS, SECTIONS, ConfigError, RunConfig, check_fragment, is_fragment, iter_keys, nearest_key
 from model.config.runfile import Origin, RunFile, read_run, write_run
 
 __all__ = [
+    "FORMER",
     "KEYS",
     "SECTIONS",
     "BatchSizes",
     "ConfigError",
+    "FormerNote",
     "KeyProblem",
     "Layout",
     "Origin",
     "RunConfig",
     "RunFile",
+    "Translated",
+    "check_fragment",
+    "is_fragment",
     "iter_keys",
     "nearest_key",
     "read_run",
+    "translate",
     "write_run",
 ]

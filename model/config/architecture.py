@@ -107,7 +107,7 @@ class Architecture(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Architecture:
-        if self.hidden_size % self.num_attention_heads:
+        if self.hidden_size % self.num_attention_heads and "mamba" not in self.attention_kinds:  # Mamba has no heads
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
         if self.max_position_embeddings < self.seq_length:
             raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 
 class Status(str, Enum):
@@ -28,10 +29,26 @@ class Status(str, Enum):
     """Known and typed, not built yet: it plans and renders, and training refuses any value but the default."""
 
 
+class KeyProblem(BaseModel):
+    """One thing wrong with one key."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    """Dotted, as it is written: ``optimizer.params.lr``."""
+    wrong: str
+    fix: str = ""
+
+
 class Section(BaseModel):
     """A frozen group of keys.  Strict: the text ``"1"`` is no number; an int is accepted where a float is asked for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
+
+    def passed_on(self) -> dict[str, Any]:
+        """The keys that DeepSpeed is handed by name, with their values."""
+        fields = type(self).model_fields.items()
+        return {key: getattr(self, key) for key, field in fields if status_of(field) is Status.PASSED}
 
 
 def live(default: Any = ..., *, doc: str, trains: tuple[Any, ...] | None = None, **limits: Any) -> Any:
@@ -57,6 +74,11 @@ def runtime(default: Any = None, *, doc: str, why: str, **limits: Any) -> Any:
 def planned(default: Any = None, *, doc: str, **limits: Any) -> Any:
     """A key of GPT-NeoX that is not built here yet."""
     return _key(Status.PLANNED, default, doc, limits)
+
+
+def absent(message: str) -> PydanticCustomError:
+    """The error of a rule that another key would satisfy: no error in a file that is only a part of a configuration."""
+    return PydanticCustomError("absent", "{text}", {"text": message})
 
 
 def status_of(field: FieldInfo) -> Status:

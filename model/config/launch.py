@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from model.config.keys import Section, planned, runtime
+from model.config.keys import Section, live, planned, runtime
 
 _RANKS = "ranks learn it from their launcher"
 _DERIVED = "it is derived from other keys"
 
 
 class Launch(Section):
-    """Hosts, ports and launcher.  Under a scheduler the site decides; see docs/keys.md."""
+    """Hosts, ports and launcher.  Under a scheduler the site decides.
+
+    The *planned* keys here do no harm: planning says once what of the site stands in their place, and training does not read them.
+    """
 
     hostfile: str | None = planned(None, doc="Hosts and slots; the job writes its own from the scheduler's nodes.")
     include: str | None = planned(None, doc="Hosts (and slots) to use.")
     exclude: str | None = planned(None, doc="Hosts (and slots) to leave out.")
-    num_nodes: int = planned(-1, ge=-1, doc="Nodes to use; -1: all.")
-    num_gpus: int | None = planned(None, ge=1, doc="GPUs of each node to use.")
-    global_num_gpus: int | None = planned(None, ge=1, doc="GPUs of the whole job.")
+    num_nodes: int = live(-1, ge=-1, doc="Nodes to use; -1: all.")
+    num_gpus: int | None = live(None, ge=1, doc="GPUs of each node to use.")
+    global_num_gpus: int | None = live(None, ge=1, doc="GPUs of the whole job.")
     master_port: int = planned(29500, ge=1, le=65535, doc="Port of the rendezvous.")
     master_addr: str | None = planned(None, doc="Host of the rendezvous.")
     launcher: Literal["pdsh", "openmpi", "mvapich", "mpich", "impi", "slurm", "jsrun"] = planned("pdsh", doc="DeepSpeed's launcher.")
@@ -27,8 +30,8 @@ class Launch(Section):
     deepspeed_mpi: bool = planned(False, doc="Ranks are started by MPI.")
     deepspeed_slurm: bool = planned(False, doc="Ranks are started by srun.")
     autotuning_run: str | None = planned(None, doc="tune or run.")
-    comment: str | None = planned(None, doc="Comment of the batch job.")
-    account: str | None = planned(None, doc="Account that pays for the batch job.")
+    comment: str | None = live(None, doc="Comment of the batch job.")
+    account: str | None = live(None, doc="Account that pays for the batch job.")
 
 
 class RunTime(Section):

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from model.config.keys import Section, live, passed, planned, retired
 
-OPTIMIZERS = ("adam", "adamw")
+OPTIMIZERS = ("adam", "adamw", "onebitadam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "sgd", "lion")
 
 
 class OptimizerParams(Section):
     """``optimizer.params``: PyTorch's names."""
 
-    lr: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False, description="Decay of the two moments.")
-    eps: float = Field(default=1e-8, gt=0, description="Added to the root of the second moment.")
-    adam_w_mode: bool = Field(default=True, description="Decoupled weight decay (AdamW); false adds it to the gradient (Adam, L2).")
+    lr: float = live(1e-3, gt=0, doc="Peak learning rate.")
+    betas: tuple[float, float] = live((0.9, 0.999), strict=False, doc="Decay of the two moments.")
+    eps: float = live(1e-8, gt=0, doc="Added to the root of the second moment.")
+    adam_w_mode: bool = live(True, doc="Decoupled weight decay (AdamW); false adds it to the gradient (Adam, L2).")
+    momentum: float | None = planned(None, ge=0, doc="Momentum of SGD and SM3.")
+    freeze_step: int | None = planned(None, ge=0, doc="Step from which 1-bit Adam sends one bit a value.")
+    cuda_aware: bool | None = planned(None, doc="1-bit Adam's MPI sends from GPU memory.")
+    comm_backend_name: str | None = planned(None, doc="What 1-bit Adam sends through.")
 
     @field_validator("betas")
     @classmethod
@@ -30,8 +34,12 @@ class OptimizerParams(Section):
 class OptimizerChoice(Section):
     """``optimizer``: which one, and its parameters."""
 
-    type: str = Field(default="adam", description="Adam or AdamW; both decouple weight decay, as GPT-NeoX's fused Adam does.")
-    params: OptimizerParams = OptimizerParams()
+    type: str = live(
+        "adam",
+        trains=("adam", "adamw"),
+        doc="Adam or AdamW; both decouple weight decay, as GPT-NeoX's fused Adam does.",
+    )
+    params: OptimizerParams = live(OptimizerParams(), doc="Its parameters.")
 
     @field_validator("type")
     @classmethod
@@ -74,31 +82,49 @@ class LearningRate(Section):
 class Fp16(Section):
     """``fp16``: half precision with a loss scale, by DeepSpeed's names."""
 
-    enabled: bool = Field(description="Train in fp16.")
-    fp16: bool | None = Field(None, description="Older spelling of enabled; must agree with it.")
-    loss_scale: float = Field(0, ge=0, description="Fixed loss scale; 0 lets it move.")
-    initial_scale_power: int = Field(16, ge=0, description="The moving scale starts at 2 to this power.")
-    loss_scale_window: int = Field(1000, ge=1, description="Good steps before the scale doubles.")
-    hysteresis: int = Field(2, ge=1, description="Overflows before the scale halves.")
-    min_loss_scale: float = Field(1, ge=0, description="The scale never falls below this.")
+    enabled: bool = live(doc="Train in fp16.")
+    loss_scale: float = passed(0, ge=0, doc="Fixed loss scale; 0 lets it move.")
+    initial_scale_power: int = passed(16, ge=0, doc="The moving scale starts at 2 to this power.")
+    loss_scale_window: int = passed(1000, ge=1, doc="Good steps before the scale doubles.")
+    hysteresis: int = passed(2, ge=1, doc="Overflows before the scale halves.")
+    consecutive_hysteresis: bool = planned(False, doc="A good step forgives the overflows before it.")
+    min_loss_scale: float = passed(1, ge=0, doc="The scale never falls below this.")
+    auto_cast: bool = planned(False, doc="DeepSpeed casts the model's inputs to fp16.")
 
 
 class Bf16(Section):
     """``bf16``: bfloat16 with fp32 masters."""
 
-    enabled: bool = Field(description="Train in bfloat16.")
+    enabled: bool = live(doc="Train in bfloat16.")
 
 
 class ZeroOptimization(Section):
     """``zero_optimization``, by DeepSpeed's names; all but ``stage`` are handed over as they are."""
 
-    stage: Literal[0, 1, 2, 3] = Field(description="0: nothing is partitioned; 1: optimizer states; 2: gradients; 3: parameters.")
-    allgather_partitions: bool = True
-    allgather_bucket_size: int | float = 500_000_000
-    overlap_comm: bool = False
-    reduce_scatter: bool = True
-    reduce_bucket_size: int | float = 500_000_000
-    contiguous_gradients: bool = False
+    stage: Literal[0, 1, 2, 3] = live(
+        trains=(0, 1), doc="0: nothing is partitioned; 1: optimizer states; 2: gradients; 3: parameters."
+    )
+    allgather_partitions: bool = passed(True, doc="Parameters are gathered by all-gather, not broadcast.")
+    allgather_bucket_size: int | float = passed(500_000_000, ge=1, doc="Elements gathered at once.")
+    overlap_comm: bool = passed(False, doc="Reduce gradients while the backward pass goes on.")
+    reduce_scatter: bool = passed(True, doc="Reduce-scatter gradients instead of all-reduce.")
+    reduce_bucket_size: int | float = passed(500_000_000, ge=1, doc="Elements reduced at once.")
+    contiguous_gradients: bool = passed(False, doc="Gradients lie in one buffer.")
+    load_from_fp32_weights: bool = planned(True, doc="DeepSpeed's checkpoints are read from their fp32 weights.")
+    elastic_checkpoint: bool = planned(False, doc="DeepSpeed's checkpoints fit another number of ranks.")
+    round_robin_gradients: bool = planned(False, doc="Gradients are dealt to ranks in turn.")
+    ignore_unused_parameters: bool = planned(True, doc="Parameters without gradient are no error.")
+    offload_optimizer: dict[str, Any] | None = planned(None, doc="Optimizer states on the CPU or NVMe.")
+    offload_param: dict[str, Any] | None = planned(None, doc="Parameters on the CPU or NVMe.")
+    sub_group_size: int | float | None = planned(None, ge=1, doc="Elements of a tile of ZeRO-3's update.")
+    stage3_prefetch_bucket_size: int | float | None = planned(None, ge=0, doc="Elements fetched ahead.")
+    stage3_param_persistence_threshold: int | float | None = planned(None, ge=0, doc="Smaller parameters are not partitioned.")
+    stage3_max_live_parameters: int | float | None = planned(None, ge=0, doc="Elements on a GPU before some are released.")
+    stage3_max_reuse_distance: int | float | None = planned(None, ge=0, doc="Parameters needed again this soon stay.")
+    stage3_gather_16bit_weights_on_model_save: bool | None = planned(None, doc="Whole weights in DeepSpeed's checkpoints.")
+    zero_hpz_partition_size: int | None = planned(None, ge=1, doc="ZeRO++: ranks that share a second partition.")
+    zero_quantized_weights: bool | None = planned(None, doc="ZeRO++: weights are gathered in 8 bits.")
+    zero_quantized_gradients: bool | None = planned(None, doc="ZeRO++: gradients are reduced in 4 bits.")
 
 
 class DeepSpeed(Section):
@@ -122,7 +148,7 @@ class DeepSpeed(Section):
     zero_contiguous_gradients: bool | None = retired(None, doc="A mirror.", why="write zero_optimization: {contiguous_gradients: ...}")
     zero_reduce_bucket_size: int | None = retired(None, doc="A mirror.", why="write zero_optimization: {reduce_bucket_size: ...}")
     zero_allgather_bucket_size: int | None = retired(None, doc="A mirror.", why="write zero_optimization: {allgather_bucket_size: ...}")
-    deepspeed: bool = retired(True, doc="Train with DeepSpeed.", why="there is no other engine, as in GPT-NeoX")
+    deepspeed: bool = planned(True, doc="Train with DeepSpeed; there is no other engine yet.")
     deepscale: bool = retired(False, doc="Train with DeepScale.", why="never read by GPT-NeoX")
     deepscale_config: str | None = retired(None, doc="Configuration of DeepScale.", why="never read by GPT-NeoX")
     amp: dict[str, Any] | None = planned(None, doc="Apex mixed precision.")
@@ -162,8 +188,3 @@ class DeepSpeed(Section):
         return self
 
 
-def read_fp16(value: Any) -> Any:
-    """GPT-NeoX's files write ``fp16: {fp16: true, enabled: true}``; the first is an older spelling."""
-    if isinstance(value, dict) and "enabled" not in value and "fp16" in value:
-        return {**value, "enabled": value["fp16"]}
-    return value

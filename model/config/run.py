@@ -11,27 +11,18 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from model.config.architecture import Architecture, Parallelism
-from model.config.keys import Section, Status, reason_of, status_of, trained_values
+from model.config.former import translate
+from model.config.keys import KeyProblem, Section, Status, reason_of, status_of, trained_values
 from model.config.launch import Launch, RunTime
 from model.config.layout import BatchSizes, Layout, solve_batch
-from model.config.optimization import DeepSpeed, LearningRate, Optimization, read_fp16
+from model.config.optimization import DeepSpeed, LearningRate, Optimization
+from model.config.own import Own
 from model.config.post_training import PostTraining
 from model.config.services import Profiling, Trackers
 from model.config.training import Checkpoints, Data, Generation, Logging, Tokenizer, Training
 from model.config.variants import Experts, MaximalUpdate, Recurrent, TransformerEngine
 
 Precision = Literal["fp32", "fp16", "bfloat16"]
-
-
-class KeyProblem(BaseModel):
-    """One thing wrong with one key."""
-
-    model_config = ConfigDict(frozen=True)
-
-    key: str
-    """Dotted, as it is written: ``optimizer.params.lr``."""
-    wrong: str
-    fix: str = ""
 
 
 class ConfigError(ValueError):
@@ -67,26 +58,16 @@ class RunConfig(BaseModel):
     profiling: Profiling
     launch: Launch
     run_time: RunTime
+    own: Own
 
     @classmethod
     def from_keys(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Build from flat keys (underscores).
+        """Build from flat keys (underscores), today's or former ones.
 
         Raises:
             ConfigError: holding every unknown key, wrong type and broken rule at once.
         """
-        problems = [_unknown(key) for key in values if key not in KEYS]
-        sections: dict[str, Section] = {}
-        values = _normalize(values, problems)
-        for name, section in SECTIONS.items():
-            given = {key: value for key, value in values.items() if KEYS.get(key) == name}
-            try:
-                sections[name] = section.model_validate(given) if given or section in _REQUIRED else section.model_construct()
-            except ValidationError as error:
-                problems += [_problem(section, details) for details in error.errors()]
-        for key, value in values.items():
-            if key in KEYS and (refusal := _refusal(key, value)) is not None:
-                problems.append(refusal)
+        sections, problems = _read(values)
         if problems:
             raise ConfigError(tuple(problems))
         return cls.model_construct(None, **sections)  # every section has just been validated
@@ -162,23 +143,40 @@ class RunConfig(BaseModel):
 
     def untrained(self) -> tuple[KeyProblem, ...]:
         """The values that plan and render but do not train yet; training refuses them."""
-        found = []
-        for key, field in iter_keys():
-            value = getattr(getattr(self, KEYS[key]), key)
-            if status_of(field) is Status.PLANNED and value != field.get_default(call_default_factory=True):
-                found.append(KeyProblem(key=key, wrong="is known and not built yet", fix="remove it, or wait for a later release"))
-            trains = trained_values(field)
-            if trains is not None and value not in trains and value is not None:
-                wrong = f"{_shown(value)} does not train yet"
-                found.append(KeyProblem(key=key, wrong=wrong, fix=f"write one of {', '.join(map(_shown, trains))}"))
+        found: list[KeyProblem] = []
+        for name, section in SECTIONS.items():
+            if section is not Launch:  # planning says what of the site stands in the place of its keys
+                found += _untrained(getattr(self, name), "")
         kinds = sorted(set(self.architecture.attention_kinds) - TRAINED_ATTENTION)
         if kinds:
             fix = f"write one of {', '.join(sorted(TRAINED_ATTENTION))}"
             found.append(KeyProblem(key="attention_config", wrong=f"{', '.join(kinds)} does not train yet", fix=fix))
-        if self.zero_stage > 1:
-            fix = "write stage: 1"
-            found.append(KeyProblem(key="zero_optimization.stage", wrong=f"{self.zero_stage} does not train yet", fix=fix))
         return tuple(found)
+
+
+def check_fragment(values: Mapping[str, Any]) -> tuple[KeyProblem, ...]:
+    """Every problem of a part of a configuration: what other files may still bring is none."""
+    return tuple(_read(values, fragment=True)[1])
+
+
+def is_fragment(values: Mapping[str, Any]) -> bool:
+    """A file that gives none of the required keys is meant as a part of a configuration."""
+    required = {key for section in _REQUIRED for key, field in section.model_fields.items() if field.is_required()}
+    return not required & values.keys()
+
+
+def _untrained(section: Section, prefix: str) -> Iterator[KeyProblem]:
+    for key, field in type(section).model_fields.items():
+        value, dotted = getattr(section, key), f"{prefix}{key}"
+        if isinstance(value, Section):
+            yield from _untrained(value, f"{dotted}.")
+            continue
+        if status_of(field) is Status.PLANNED and value != field.get_default(call_default_factory=True):
+            yield KeyProblem(key=dotted, wrong="is known and not built yet", fix="remove it, or wait for a later release")
+        trains = trained_values(field)
+        if trains is not None and value not in trains and value is not None:
+            fix = f"write {' or '.join(map(_shown, trains))}"
+            yield KeyProblem(key=dotted, wrong=f"{_shown(value)} does not train yet", fix=fix)
 
 
 TRAINED_ATTENTION = {"global", "flash"}
@@ -203,8 +201,10 @@ def nearest_key(key: str) -> str | None:
     return next(iter(difflib.get_close_matches(key, KEYS, n=1, cutoff=0.7)), None)
 
 
-def expand_attention(value: Any, num_layers: Any) -> Any:
+def expand_attention(value: Any, num_layers: Any, *, layers_known: Any = True) -> Any:
     """GPT-NeoX's patterns ``[[[kind, ...], n], ...]`` and ``[[[kind, ...], "all"]]`` as one flat list of a kind per layer.
+
+    Where num_layers stands in another file, "all" is written out once.
 
     Raises:
         ValueError: the patterns and num_layers do not fit.
@@ -216,7 +216,9 @@ def expand_attention(value: Any, num_layers: Any) -> Any:
         if not (isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], (list, tuple))):
             raise ValueError(f"{entry!r} is no pattern: write [[[kind, ...], times], ...], e.g. [[[flash], 12]]")
         kinds, times = entry
-        if times == "all":
+        if times == "all" and not layers_known:
+            times = 1
+        elif times == "all":
             if not isinstance(num_layers, int) or num_layers % len(kinds):
                 raise ValueError(f"'all' repeats {len(kinds)} kinds, which does not divide num_layers {num_layers}")
             times = num_layers // len(kinds)
@@ -226,7 +228,26 @@ def expand_attention(value: Any, num_layers: Any) -> Any:
     return flat
 
 
-def _normalize(values: Mapping[str, Any], problems: list[KeyProblem]) -> dict[str, Any]:
+def _read(written: Mapping[str, Any], *, fragment: bool = False) -> tuple[dict[str, Section], list[KeyProblem]]:
+    """The sections, and every problem.  In a fragment, nothing that another file may bring is missed."""
+    translated = translate(written)
+    problems = [*translated.problems, *(_unknown(key) for key in translated.values if key not in KEYS)]
+    values = _normalize(translated.values, problems, fragment=fragment)
+    sections: dict[str, Section] = {}
+    for name, section in SECTIONS.items():
+        given = {key: value for key, value in values.items() if KEYS.get(key) == name}
+        try:
+            sections[name] = section.model_validate(given) if given or section in _REQUIRED else section.model_construct()
+        except ValidationError as error:
+            found = error.errors()
+            missed = ("missing", "absent") if fragment else ()
+            top = [details for details in found if len(details["loc"]) <= 1 and details["type"] in missed]
+            problems += [_problem(section, details) for details in found if details not in top]
+    problems += [refusal for key, value in values.items() if (refusal := _refusal(key, value)) is not None]
+    return sections, problems
+
+
+def _normalize(values: Mapping[str, Any], problems: list[KeyProblem], *, fragment: bool) -> dict[str, Any]:
     """GPT-NeoX's looser spellings: choices in any case, absent as ``None``, nested attention patterns."""
     normal: dict[str, Any] = {}
     for key, value in values.items():
@@ -239,11 +260,10 @@ def _normalize(values: Mapping[str, Any], problems: list[KeyProblem]) -> dict[st
         elif isinstance(value, str):
             value = next((choice for choice in _choices(field) if choice.lower() == value.lower()), value)
         normal[key] = value
-    if "fp16" in normal:
-        normal["fp16"] = read_fp16(normal["fp16"])
     if normal.get("attention_config") is not None:
+        layers = normal.get("num_layers")
         try:
-            normal["attention_config"] = expand_attention(normal["attention_config"], normal.get("num_layers"))
+            normal["attention_config"] = expand_attention(normal["attention_config"], layers, layers_known=not fragment or layers)
         except ValueError as error:
             problems.append(KeyProblem(key="attention_config", wrong=str(error)))
             del normal["attention_config"]
@@ -283,14 +303,35 @@ def _problem(section: type[Section], details: ErrorDetails) -> KeyProblem:
     if kind == "missing":
         return KeyProblem(key=location, wrong="is required and absent", fix=f"add {location}: {_example(section, location)}")
     if kind == "extra_forbidden":
-        return KeyProblem(key=location, wrong="unknown key", fix="remove it")
-    if kind == "value_error":
-        return KeyProblem(key=location or _first_word(str(details["ctx"]["error"])), wrong=str(details["ctx"]["error"]))
+        return KeyProblem(key=location, wrong="unknown key", fix=_nearest_inside(section, location))
+    if kind in ("value_error", "absent"):
+        text = str(details["ctx"]["error" if kind == "value_error" else "text"])
+        return KeyProblem(key=location or _first_word(text), wrong=text)
     expected = _EXPECTED.get(kind)
     if expected is None:
         text = details["msg"]
         return KeyProblem(key=location, wrong=f"{text[0].lower()}{text[1:]}, got {_shown(value)}")
     return KeyProblem(key=location, wrong=f"expected {expected}, got {_shown(value)}", fix=_text_trap(kind, value))
+
+
+def _nearest_inside(section: type[Section], location: str) -> str:
+    """The key of the same sub-section that is spelled most like the last word of ``location``."""
+    *outer, last = location.split(".")
+    inside: type[Section] | None = section
+    for name in outer:
+        inside = sub_section(inside.model_fields[name]) if inside is not None and name in inside.model_fields else None
+    near = difflib.get_close_matches(last, inside.model_fields, n=1, cutoff=0.6) if inside is not None else []
+    if near:
+        return f"did you mean {'.'.join((*outer, near[0]))}?"
+    return f"{last} stands outside of {outer[0]}: move it there" if outer and last in KEYS else "remove it"
+
+
+def sub_section(field: FieldInfo) -> type[Section] | None:
+    """The type of a key that is itself a section (``optimizer``, ``fp16``), or ``None``."""
+    for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
 
 
 _EXPECTED = {

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from model.config.keys import Section, live, planned, retired
+from model.config.keys import Section, absent, live, planned, retired
 
 
 class Tokenizer(Section):
@@ -55,7 +55,7 @@ class Data(Section):
         if self.data_path is not None and lists:
             raise ValueError(f"data_path and {', '.join(f'{name}_data_paths' for name in lists)} are both given: keep one kind")
         if lists and "train" not in lists:
-            raise ValueError("valid_data_paths or test_data_paths without train_data_paths")
+            raise absent("valid_data_paths or test_data_paths without train_data_paths")
         for name, paths in lists.items():
             weights = getattr(self, f"{name}_data_weights")
             if weights is not None and len(weights) != len(paths):
@@ -112,7 +112,7 @@ class Checkpoints(Section):
     @model_validator(mode="after")
     def _when(self) -> Checkpoints:
         if self.save is not None and self.checkpoint_factor is None and not self.extra_save_iters:
-            raise ValueError("save without checkpoint_factor or extra_save_iters: say when to save, e.g. checkpoint_factor: 1000")
+            raise absent("save without checkpoint_factor or extra_save_iters: say when to save, e.g. checkpoint_factor: 1000")
         factor = self.checkpoint_factor
         if self.checkpoint_scale == "linear" and factor is not None and factor != int(factor):
             raise ValueError(f"checkpoint_factor {factor} with checkpoint_scale linear must be a whole number")

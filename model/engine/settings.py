@@ -14,7 +14,7 @@ def deepspeed_settings(config: RunConfig, batch: BatchSizes) -> dict[str, Any]:
     because its own norm counts replicated parameters on one stage only (model/engine/norm.py).
     """
     own_clipping = config.zero_stage == 0
-    zero = config.deepspeed.zero_optimization.model_dump() | {"stage": config.zero_stage}
+    zero = config.deepspeed.zero_optimization.passed_on() | {"stage": config.zero_stage}
     settings: dict[str, Any] = {
         "train_batch_size": batch.train,
         "train_micro_batch_size_per_gpu": batch.micro,
@@ -28,5 +28,5 @@ def deepspeed_settings(config: RunConfig, batch: BatchSizes) -> dict[str, Any]:
         settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     if config.precision == "fp16":
         fp16 = config.deepspeed.fp16
-        settings["fp16"] = {"enabled": True} | ({} if fp16 is None else fp16.model_dump(exclude={"fp16"}))
+        settings["fp16"] = {"enabled": True} | ({} if fp16 is None else fp16.passed_on())
     return settings
