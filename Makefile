@@ -7,6 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # torch's builds for CPUs, preferred where there is no NVIDIA or AMD driver; left out when it does not answer.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 INSTALLED := $(VENV)/.installed
 
@@ -23,8 +24,14 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) -q -m "not full and not gpu"
 
+# Keeps its result in docs/test-full.md.
 test-full: $(INSTALLED)
-	$(PYTEST) -q -m "not gpu"
+	@{ $(PYTEST) -q -m "not gpu"; echo $$? >$(VENV)/status; } 2>&1 | tee $(VENV)/test-full.log
+	@{ echo "# The last \`make test-full\`"; echo; \
+	  echo "$$(date -u '+%Y-%m-%d %H:%M UTC'), commit $$(git describe --always --dirty 2>/dev/null || echo unknown), $$($(BIN)/python --version)," \
+	    "$$(nproc) cores:"; echo; \
+	  echo '```'; grep -E '^(FAILED|ERROR|SKIPPED)' $(VENV)/test-full.log; tail -n 1 $(VENV)/test-full.log; echo '```'; } >docs/test-full.md
+	@exit $$(cat $(VENV)/status)
 
 test-gpu: $(INSTALLED)
 	$(PYTEST) -q -m gpu
@@ -36,12 +43,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run tests/cluster/slurm-up
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel --outdir dist
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -51,6 +59,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if test ! -e /proc/driver/nvidia/version && test ! -e /dev/kfd && \
 	  $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' $(TORCH_INDEX) 2>/dev/null; \
-	then $(BIN)/pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch; fi
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,plot,test,dev]'
+	then $(PIP) --extra-index-url $(TORCH_INDEX) torch || echo "make: $(TORCH_INDEX) is left out" >&2; fi
+	$(PIP) --editable '.[train,plot,test,dev]'
 	@touch $@
