@@ -10,7 +10,7 @@ from typing import Any
 
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.marked_yaml import Marked, assign, located, merged, read_marked
-from neox_hpc.vocabulary import ConfigError, RunConfig
+from neox_hpc.vocabulary import ConfigError, RunConfig, Translated, check_fragment, is_fragment, translate
 
 SUFFIXES = (".yml", ".yaml", ".json")
 
@@ -24,6 +24,8 @@ class Loaded:
     """Dotted key -> ``file:line`` or ``--set key=value``."""
     files: tuple[str, ...]
     """The files as they are shown: relative to the current directory where they lie in it."""
+    notes: tuple[str, ...] = ()
+    """What became of former keys, each with its place."""
 
     def where(self, key: str) -> str:
         """``file:line  key``, for a problem."""
@@ -41,7 +43,70 @@ def load_config(
     Raises:
         UserError: holding every problem found.
     """
+    read = _read(paths, conf_dir, sets, cwd or Path.cwd())
+    try:
+        config = RunConfig.from_keys(read.written)
+    except ConfigError as error:
+        raise UserError(read.problem(p.key, p.wrong, p.fix) for p in error.problems) from None
+    return Loaded(config=config, places=read.places, files=read.files, notes=read.notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What a check of files found; there was no problem."""
+
+    loaded: Loaded | None
+    """Absent for a part of a configuration."""
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def check_files(
+    paths: Sequence[str | Path],
+    *,
+    fragment: bool = False,
+    conf_dir: str | Path | None = None,
+    sets: Sequence[str] = (),
+    cwd: Path | None = None,
+) -> Checked:
+    """Check files that are together a configuration, or a part of one: asked for, or seen by its lack of every required key.
+
+    Raises:
+        UserError: holding every problem found.
+    """
     base = cwd or Path.cwd()
+    read = _read(paths, conf_dir, sets, base)
+    if not fragment and not is_fragment(read.written):
+        loaded = load_config(paths, conf_dir=conf_dir, sets=sets, cwd=base)
+        return Checked(loaded=loaded, files=loaded.files, notes=loaded.notes)
+    if problems := check_fragment(read.written):
+        raise UserError(read.problem(p.key, p.wrong, p.fix) for p in problems)
+    return Checked(loaded=None, files=read.files, notes=read.notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sources:
+    """What is written, merged."""
+
+    written: Mapping[str, Any]
+    translated: Translated
+    """The same in today's keys."""
+    places: Mapping[str, str]
+    files: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(f"{located(self.places, note.keys[0])}: {note.text}{_also(note.keys)}" for note in self.translated.notes)
+
+    def problem(self, key: str, wrong: str, fix: str) -> Problem:
+        return Problem(located(self.places, key, self.files[0] if self.files else "--set"), wrong, fix)
+
+
+def _also(keys: tuple[str, ...]) -> str:
+    return f" (nor {', '.join(keys[1:])})" if len(keys) > 1 else ""
+
+
+def _read(paths: Sequence[str | Path], conf_dir: str | Path | None, sets: Sequence[str], base: Path) -> _Sources:
     folder = base / conf_dir if conf_dir else base
     found = [_find(Path(path), folder) for path in paths]
     problems = [problem for _, problem in found if problem is not None]
@@ -51,15 +116,16 @@ def load_config(
     changes = assign(sets, "--set")
     values, places, twice = _join(sources)
     problems += [problem for source in (*sources, changes) for problem in source.problems] + twice
-    if problems:
-        raise UserError(problems)
     places = places | dict(changes.places)
-    try:
-        config = RunConfig.from_keys(merged(values, changes.values))
-    except ConfigError as error:
-        where = shown[0] if shown else "--set"
-        raise UserError(Problem(located(places, p.key, where), p.wrong, p.fix) for p in error.problems) from None
-    return Loaded(config=config, places=places, files=tuple(shown))
+    written = merged(values, changes.values)
+    translated = translate(written)
+    moved = {new: places[old] for new, old in translated.moved.items() if old in places and new not in places}
+    read = _Sources(written=written, translated=translated, places=places | moved, files=tuple(shown))
+    if problems:  # what could be read is checked too; a key is not missed, since it may stand in what could not
+        said = {problem.where for problem in problems}
+        more = [read.problem(p.key, p.wrong, p.fix) for p in check_fragment(written)]
+        raise UserError([*problems, *(problem for problem in more if problem.where not in said)])
+    return read
 
 
 def _find(path: Path, folder: Path) -> tuple[Path, Problem | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 from neox_hpc.errors import Problem, UserError
 
@@ -25,6 +26,7 @@ def check_own_model() -> None:
 check_own_model()
 
 from model.config import (  # only after the check
+    FORMER,
     KEYS,
     BatchSizes,
     ConfigError,
@@ -33,11 +35,24 @@ from model.config import (  # only after the check
     Origin,
     RunConfig,
     RunFile,
+    Translated,
+    check_fragment,
+    is_fragment,
     nearest_key,
+    translate,
     write_run,
 )
 
+
+def catalogue() -> ModuleType:
+    """``model.config.catalogue``: every key for a reader.  Only who shows keys pays for its import."""
+    from model.config import catalogue as module
+
+    return module
+
+
 __all__ = [
+    "FORMER",
     "KEYS",
     "BatchSizes",
     "ConfigError",
@@ -46,7 +61,12 @@ __all__ = [
     "Origin",
     "RunConfig",
     "RunFile",
+    "Translated",
+    "catalogue",
+    "check_fragment",
     "check_own_model",
+    "is_fragment",
     "nearest_key",
+    "translate",
     "write_run",
 ]

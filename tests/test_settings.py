@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neox_hpc.errors import UserError
-from neox_hpc.settings import Loaded, load_config
+from neox_hpc.settings import Loaded, check_files, load_config
 
 REQUIRED = """\
 num_layers: 2
@@ -162,3 +162,46 @@ def test_a_foreign_package_named_model_is_refused(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "neox_hpc.errors.UserError: import path: the package 'model' that Python finds" in done.stderr
     assert "imported" not in done.stdout + done.stderr
+
+
+def test_a_check_takes_a_file_without_required_keys_as_a_part(folder: Path) -> None:
+    (folder / "part.yml").write_text("save: checkpoints\nattention-config: [[[global], all]]")
+    assert check_files(["part"], cwd=folder).loaded is None
+    assert check_files(["model"], cwd=folder).loaded is not None
+    (folder / "half.yml").write_text("num_layers: 2")
+    with pytest.raises(UserError, match="hidden_size: is required and absent"):
+        check_files(["half"], cwd=folder)
+    assert check_files(["half"], fragment=True, cwd=folder).loaded is None
+
+
+def test_a_part_is_checked_for_what_it_says(folder: Path) -> None:
+    (folder / "part.yml").write_text("seed: soon\nworld_size: 3\nzero_optimization: {stage: 1, overlap_com: true}\nnum_layerz: 1")
+    with pytest.raises(UserError) as caught:
+        check_files(["part"], cwd=folder)
+    assert [f"{p.where}: {p.wrong} / {p.fix}" for p in caught.value.problems] == [
+        "part.yml:4  num_layerz: unknown key / did you mean num_layers?",
+        "part.yml:3  zero_optimization.overlap_com: unknown key / did you mean zero_optimization.overlap_comm?",
+        "part.yml:1  seed: expected a whole number, got the text 'soon' / ",
+        "part.yml:2  world_size: is set by the launcher: ranks learn it from their launcher / remove it",
+    ]
+
+
+def test_former_keys_are_noted_with_their_place_and_so_are_mistakes_in_them(folder: Path) -> None:
+    found = load(folder, "train_iters: 20\n\nwarmup-iters: 5")
+    assert found.config.learning_rate.warmup == 0.25
+    assert found.notes == ("more.yml:3  warmup_iters: is now warmup, a share of the decay's 20 steps: read as 0.25",)
+    assert found.where("warmup") == "more.yml:3  warmup"
+    (folder / "more.yml").write_text("train_iters: 2\nwarmup_iters: 5")
+    assert problems(folder, "model", "more")[0].startswith("more.yml:2  warmup: input should be less than or equal to 1, got 2.5")
+
+
+def test_text_mistakes_and_wrong_keys_are_shown_together(folder: Path) -> None:
+    (folder / "more.yml").write_text("seed: 010\npos_emb: no\nlog_interval: 1e3\nseed: 3")
+    assert problems(folder, "model", "more", "zzzz") == [
+        f"{folder}/zzzz.yml: no such file / {folder} holds model.yml, more.yml",
+        "more.yml:1  seed: YAML 1.1 reads 010 as the octal number 8 / write 10",
+        "more.yml:4  seed: is also written at more.yml:1 / keep one of them",
+        "more.yml:2  pos_emb: input should be 'learned', 'rotary', 'sinusoidal', 'rpe', 'alibi' or 'none', got false"
+        " / YAML 1.1 reads no, off, yes and on as false and true; put the text in quotes",
+        "more.yml:3  log_interval: expected a whole number, got the text '1e3' / YAML 1.1 reads 1e3 as text; write 1000",
+    ]

@@ -310,7 +310,7 @@ def _problem(section: type[Section], details: ErrorDetails) -> KeyProblem:
     expected = _EXPECTED.get(kind)
     if expected is None:
         text = details["msg"]
-        return KeyProblem(key=location, wrong=f"{text[0].lower()}{text[1:]}, got {_shown(value)}")
+        return KeyProblem(key=location, wrong=f"{text[0].lower()}{text[1:]}, got {_shown(value)}", fix=_text_trap(kind, value))
     return KeyProblem(key=location, wrong=f"expected {expected}, got {_shown(value)}", fix=_text_trap(kind, value))
 
 
@@ -354,9 +354,13 @@ def _text_trap(kind: str, value: Any) -> str:
             number = float(value)
         except ValueError:
             return ""
+        if kind == "int_type" and number != int(number):
+            return ""
         mantissa = value if "e" not in value.lower() else f"{value.lower().split('e')[0]}.0e{value.lower().split('e')[1]}"
         written = mantissa if kind == "float_type" else f"{int(number)}"
         return f"YAML 1.1 reads {value} as text; write {written}"
+    if kind in ("string_type", "literal_error") and isinstance(value, bool):
+        return "YAML 1.1 reads no, off, yes and on as false and true; put the text in quotes"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""``neox-hpc config``: what YAML files amount to.
+"""``neox-hpc config``: what YAML files amount to, and which keys there are.
 
 Changes when what is shown of a configuration does.
 """
@@ -12,11 +12,12 @@ from typing import Any
 import click
 
 from neox_hpc import __version__
-from neox_hpc.cli.show import print_table
+from neox_hpc.cli.prepare import print_notes
+from neox_hpc.cli.show import print_json, print_table
 from neox_hpc.cli.surroundings import git_commit, user_name
 from neox_hpc.plan import run_name
 from neox_hpc.run_paths import with_absolute_paths
-from neox_hpc.settings import Loaded, load_config
+from neox_hpc.settings import Checked, Loaded, check_files, load_config
 from neox_hpc.vocabulary import Origin, RunFile, write_run
 
 
@@ -41,11 +42,99 @@ def show(configs: tuple[str, ...], conf_dir: str | None, sets: tuple[str, ...], 
       neox-hpc config show --json configs/quickstart.yml > run.json; torchrun --nproc_per_node 2 -m model.train run.json
     """
     loaded = load_config(configs, conf_dir=conf_dir, sets=sets)
+    print_notes(loaded.notes)
     if as_json:
         click.echo(write_run(_run_file(loaded)), nl=False)
         return
     rows = [(key, json.dumps(_plain(value)), place) for key, value, place in _keys(loaded) if everything or place]
     print_table(("KEY", "VALUE", "WRITTEN AT"), rows)
+
+
+@config.command()
+@click.argument("configs", nargs=-1, required=True, metavar="CONFIG.yml...")
+@click.option("-d", "--conf-dir", help="Directory that relative CONFIG paths count from.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("--fragment", is_flag=True, help="The files are a part of a configuration; other files bring the rest.")
+def check(configs: tuple[str, ...], conf_dir: str | None, sets: tuple[str, ...], fragment: bool) -> None:
+    """Check files that are one configuration together: names, types, rules between keys.
+
+    \b
+    A file without any of num_layers, hidden_size, num_attention_heads, seq_length, max_position_embeddings is taken as a
+    part, and its notes say so.  What needs a site (nodes, limits, data files) is checked by `neox-hpc submit --dry-run`.
+
+    \b
+    Examples:
+      neox-hpc config check configs/20B.yml
+      neox-hpc config check -d configs 125M local_setup
+      neox-hpc config check --fragment my_tracker.yml
+    """
+    checked = check_files(configs, fragment=fragment, conf_dir=conf_dir, sets=sets)
+    print_notes(checked.notes)
+    click.echo(_verdict(checked))
+
+
+@config.command()
+def schema() -> None:
+    """A JSON Schema of configuration files, for editors.
+
+    \b
+    Example:
+      neox-hpc config schema > neox.schema.json
+      then, as the first line of a file:  # yaml-language-server: $schema=neox.schema.json
+    """
+    from neox_hpc.vocabulary import catalogue
+
+    print_json(catalogue().json_schema())
+
+
+@config.command()
+@click.option("--status", type=click.Choice(["live", "passed", "retired", "runtime", "planned"]), help="Only these.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+@click.option("--markdown", is_flag=True, help="The page docs/keys.md.")
+def keys(status: str | None, as_json: bool, markdown: bool) -> None:
+    """Every key: its status, type, default and meaning; the count of each status at the end.
+
+    \b
+    Examples:
+      neox-hpc config keys
+      neox-hpc config keys --status live
+      neox-hpc config keys --json | jq '.keys[] | select(.section == "data") | .key'
+    """
+    from neox_hpc.vocabulary import catalogue
+
+    source = catalogue()
+    if markdown:
+        click.echo(source.page(), nl=False)
+        return
+    rows = [row for row in source.rows() if status is None or row.status.name == status.upper()]
+    counts = {known.value: number for known, number in source.counts().items()}
+    if as_json:
+        print_json({"counts": counts, "keys": [row.to_json() for row in rows]})
+        return
+    shown = [(row.key, row.status.value, row.type, _default(row), row.doc) for row in rows]
+    print_table(("KEY", "STATUS", "TYPE", "DEFAULT", "MEANING"), shown)
+    total = sum(counts.values())
+    click.echo(f"{total} keys of GPT-NeoX: " + ", ".join(f"{number} {name}" for name, number in counts.items()), err=True)
+
+
+def _verdict(checked: Checked) -> str:
+    files = ", ".join(checked.files)
+    if checked.loaded is None:
+        return f"{files}: fine, as a part of a configuration"
+    untrained = checked.loaded.config.untrained()
+    if not untrained:
+        return f"{files}: fine"
+    width = max(len(problem.key) for problem in untrained)
+    lines = [f"  {p.key.ljust(width)}  {_where(checked.loaded, p.key)}: {p.wrong}; {p.fix}" for p in untrained]
+    return "\n".join([f"{files}: fine, and would not train yet:", *lines])
+
+
+def _default(row: Any) -> str:
+    return "required" if row.required else "" if row.type == "section" or row.default is None else json.dumps(row.default)
+
+
+def _where(loaded: Loaded, key: str) -> str:
+    return loaded.where(key).partition("  ")[0]
 
 
 def _run_file(loaded: Loaded) -> RunFile:
