@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.config import BatchSizes, RunConfig
+from model.config.keys import Section, Status, status_of
 
 
 def deepspeed_settings(config: RunConfig, batch: BatchSizes) -> dict[str, Any]:
@@ -28,5 +29,11 @@ def deepspeed_settings(config: RunConfig, batch: BatchSizes) -> dict[str, Any]:
         settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     if config.precision == "fp16":
         fp16 = config.deepspeed.fp16
-        settings["fp16"] = {"enabled": True} | ({} if fp16 is None else fp16.passed_on())
+        settings["fp16"] = {"enabled": True} | ({} if fp16 is None else _passed(fp16))
     return settings
+
+
+def _passed(section: Section) -> dict[str, Any]:
+    """The keys of a section that are DeepSpeed's."""
+    fields = type(section).model_fields.items()
+    return {name: getattr(section, name) for name, field in fields if status_of(field) is Status.PASSED}

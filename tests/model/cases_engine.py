@@ -84,4 +84,5 @@ def deepspeed_says(keys: dict[str, Any]) -> dict[str, Any]:
         "overlap_comm": engine.zero_overlap_comm(),
         "reduce_scatter": engine.zero_reduce_scatter(),
         "contiguous_gradients": engine.zero_contiguous_gradients(),
+        "loss_scale": (engine.loss_scale(), engine.dynamic_loss_scale_args()) if engine.fp16_enabled() else None,
     }

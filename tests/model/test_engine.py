@@ -16,6 +16,7 @@ from model.engine.settings import deepspeed_settings
 from model.gpt import GPT
 from model.parallel.groups import one_rank
 from model.parallel.parameters import global_parameters
+from tests.model.test_training import FP16, NO_FP16
 from tests.model.tiny import KEYS, curve, write_tiny_run
 from tests.ranks import RankPool
 
@@ -75,9 +76,20 @@ def test_deepspeed_has_understood_what_it_is_told(two_ranks: RankPool) -> None:
         "wall_clock_breakdown": True,
         "bf16": False,
         "accumulation": "torch.float32",
+        "loss_scale": None,
     }
     bf16 = two_ranks.run(f"{CASES}:deepspeed_says", KEYS | BF16)[0]
     assert (bf16["bf16"], bf16["stage"], bf16["accumulation"]) == (True, 1, "torch.float32")
+
+
+@pytest.mark.skipif(not FP16, reason=NO_FP16)
+def test_deepspeed_has_understood_the_loss_scale(two_ranks: RankPool) -> None:
+    keys = {"initial_scale_power": 9, "loss_scale_window": 77, "hysteresis": 3, "min_loss_scale": 4.0}
+    moving = two_ranks.run(f"{CASES}:deepspeed_says", KEYS | {"fp16": {"enabled": True} | keys})[0]["loss_scale"]
+    expected = {"init_scale": 2**9, "scale_window": 77, "delayed_shift": 3, "min_scale": 4.0, "consecutive_hysteresis": False}
+    assert moving == (0, expected)
+    fixed = two_ranks.run(f"{CASES}:deepspeed_says", KEYS | {"fp16": {"enabled": True, "loss_scale": 128.0}})[0]
+    assert fixed["loss_scale"][0] == 128.0
 
 
 def test_at_zero_0_the_clipping_is_ours() -> None:
