@@ -197,8 +197,8 @@ def test_former_keys_are_noted_with_their_place_and_so_are_mistakes_in_them(fold
 
 def test_text_mistakes_and_wrong_keys_are_shown_together(folder: Path) -> None:
     (folder / "more.yml").write_text("seed: 010\npos_emb: no\nlog_interval: 1e3\nseed: 3")
-    assert problems(folder, "model", "more", "zzzz") == [
-        f"{folder}/zzzz.yml: no such file / {folder} holds model.yml, more.yml",
+    assert problems(folder, "model", "more", "modle") == [
+        f"{folder}/modle.yml: no such file / did you mean {folder}/model.yml?",
         "more.yml:1  seed: YAML 1.1 reads 010 as the octal number 8 / write 10",
         "more.yml:4  seed: is also written at more.yml:1 / keep one of them",
         "more.yml:2  pos_emb: input should be 'learned', 'rotary', 'sinusoidal', 'rpe', 'alibi' or 'none', got false"

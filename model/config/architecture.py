@@ -32,7 +32,9 @@ class Parallelism(Section):
     pipe_parallel_size: int = live(
         0, ge=0, trains=(0, 1), doc="Pipeline stages; 0 and 1 both mean that every GPU holds all layers."
     )
-    pipe_partition_method: str = planned("type:transformer|mlp", doc="How layers are dealt to stages: type:REGEX, parameters, uniform.")
+    pipe_partition_method: str = planned(
+        "type:transformer|mlp", doc="How layers are dealt to stages: type:REGEX, parameters, uniform."
+    )
     sequence_parallel: bool = planned(False, doc="Norms and dropouts work on a share of the sequence under tensor parallelism.")
 
 
@@ -74,9 +76,9 @@ class Architecture(Section):
     )
     sparsity_config: dict[str, Any] | None = planned(None, doc="Block sizes and patterns of sparse attention.")
     make_vocab_size_divisible_by: int = live(128, ge=1, doc="The vocabulary is padded to a multiple of this x model_parallel_size.")
-    activation: Literal[
-        "gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"
-    ] = live("gelu", trains=("gelu",), doc="Activation of the MLP.")
+    activation: Literal["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"] = live(
+        "gelu", trains=("gelu",), doc="Activation of the MLP."
+    )
     use_flashattn_swiglu: bool = planned(False, doc="SwiGLU by flash-attn.")
     scaled_masked_softmax_fusion: bool = planned(False, doc="Fused softmax under a mask that is not causal.")
     fused_kernels_build_path: str | None = planned(None, doc="Where compiled kernels are kept.")
@@ -100,7 +102,9 @@ class Architecture(Section):
     )
     init_method_std: float = live(0.02, gt=0, doc="Standard deviation of the normal methods.")
     use_cpu_initialization: bool = planned(False, doc="Draw initial weights on the CPU.")
-    num_unique_layers: int | None = retired(None, doc="Layers with weights of their own.", why="validated and never read by GPT-NeoX")
+    num_unique_layers: int | None = retired(
+        None, doc="Layers with weights of their own.", why="validated and never read by GPT-NeoX"
+    )
     param_sharing_style: str = retired("grouped", doc="How layers share weights.", why="never read by GPT-NeoX")
     output_layer_parallelism: Literal["column"] = planned("column", doc="How the output head is cut under tensor parallelism.")
     bias_dropout_fusion: bool = live(False, trains=(False,), doc="Bias, dropout and residual addition as one fused kernel.")

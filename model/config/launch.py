@@ -24,7 +24,9 @@ class Launch(Section):
     global_num_gpus: int | None = live(None, ge=1, doc="GPUs of the whole job.")
     master_port: int = planned(29500, ge=1, le=65535, doc="Port of the rendezvous.")
     master_addr: str | None = planned(None, doc="Host of the rendezvous.")
-    launcher: Literal["pdsh", "openmpi", "mvapich", "mpich", "impi", "slurm", "jsrun"] = planned("pdsh", doc="DeepSpeed's launcher.")
+    launcher: Literal["pdsh", "openmpi", "mvapich", "mpich", "impi", "slurm", "jsrun"] = planned(
+        "pdsh", doc="DeepSpeed's launcher."
+    )
     force_multi: bool = planned(False, doc="Use the launcher on one node too.")
     no_ssh_check: bool = planned(False, doc="Do not test ssh first.")
     deepspeed_mpi: bool = planned(False, doc="Ranks are started by MPI.")

@@ -142,12 +142,18 @@ class DeepSpeed(Section):
     fp16_lm_cross_entropy: bool = planned(False, doc="The loss itself in fp16.")
     hysteresis: int = retired(2, doc="Older name of fp16.hysteresis.", why="write fp16: {hysteresis: ...}")
     loss_scale: float | None = retired(None, doc="Older name of fp16.loss_scale.", why="write fp16: {loss_scale: ...}")
-    loss_scale_window: float = retired(1000.0, doc="Older name of fp16.loss_scale_window.", why="write fp16: {loss_scale_window: ...}")
+    loss_scale_window: float = retired(
+        1000.0, doc="Older name of fp16.loss_scale_window.", why="write fp16: {loss_scale_window: ...}"
+    )
     min_scale: float = retired(1.0, doc="Older name of fp16.min_loss_scale.", why="write fp16: {min_loss_scale: ...}")
     zero_reduce_scatter: bool | None = retired(None, doc="A mirror.", why="write zero_optimization: {reduce_scatter: ...}")
-    zero_contiguous_gradients: bool | None = retired(None, doc="A mirror.", why="write zero_optimization: {contiguous_gradients: ...}")
+    zero_contiguous_gradients: bool | None = retired(
+        None, doc="A mirror.", why="write zero_optimization: {contiguous_gradients: ...}"
+    )
     zero_reduce_bucket_size: int | None = retired(None, doc="A mirror.", why="write zero_optimization: {reduce_bucket_size: ...}")
-    zero_allgather_bucket_size: int | None = retired(None, doc="A mirror.", why="write zero_optimization: {allgather_bucket_size: ...}")
+    zero_allgather_bucket_size: int | None = retired(
+        None, doc="A mirror.", why="write zero_optimization: {allgather_bucket_size: ...}"
+    )
     deepspeed: bool = planned(True, doc="Train with DeepSpeed; there is no other engine yet.")
     deepscale: bool = retired(False, doc="Train with DeepScale.", why="never read by GPT-NeoX")
     deepscale_config: str | None = retired(None, doc="Configuration of DeepScale.", why="never read by GPT-NeoX")
@@ -186,5 +192,3 @@ class DeepSpeed(Section):
         if len(set(said.values())) > 1:
             raise ValueError("two precisions are asked for: " + ", ".join(f"{key} says {value}" for key, value in said.items()))
         return self
-
-

@@ -49,5 +49,7 @@ class PostTraining(Section):
     reinforce_leave_one_out: bool = planned(False, doc="Baseline of REINFORCE: the other samples of the same prompt.")
     serve_model_weights: bool = planned(False, doc="Serve weights to an inference server while training.")
     weight_server_port: Ports = retired(6000, doc="Port of that server.", why="never read by GPT-NeoX")
-    online_dataserver_ips: str | Annotated[tuple[str, ...], Field(strict=False)] = planned("localhost", doc="Hosts that send online samples.")
+    online_dataserver_ips: str | Annotated[tuple[str, ...], Field(strict=False)] = planned(
+        "localhost", doc="Hosts that send online samples."
+    )
     online_dataserver_ports: Ports = planned(10000, doc="Their ports.")

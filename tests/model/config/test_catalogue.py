@@ -38,7 +38,15 @@ def allowed(schema: dict[str, Any], value: Any, whole: dict[str, Any]) -> bool:
         return allowed(whole["properties"][schema["$ref"].rpartition("/")[2]], value, whole)
     if "anyOf" in schema and not any(allowed(part, value, whole) for part in schema["anyOf"]):
         return False
-    kinds = {"string": str, "boolean": bool, "integer": int, "number": (int, float), "array": list, "object": dict, "null": type(None)}
+    kinds = {
+        "string": str,
+        "boolean": bool,
+        "integer": int,
+        "number": (int, float),
+        "array": list,
+        "object": dict,
+        "null": type(None),
+    }
     types = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", list(kinds))
     if not any(isinstance(value, kinds[kind]) and (kind == "boolean") == isinstance(value, bool) for kind in types):
         return False

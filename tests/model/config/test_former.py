@@ -39,7 +39,9 @@ def test_fp16_of_type_bfloat16_is_the_section_bf16() -> None:
     assert config.deepspeed.fp16 is None
 
 
-@pytest.mark.parametrize("former", [{"fp16": {"fp16": True, "enabled": True}}, {"zero_optimization": {"stage": 1, "cpu_offload": False}}])
+@pytest.mark.parametrize(
+    "former", [{"fp16": {"fp16": True, "enabled": True}}, {"zero_optimization": {"stage": 1, "cpu_offload": False}}]
+)
 def test_a_former_key_that_changes_nothing_needs_no_note(former: dict[str, Any]) -> None:
     assert translate(SMALL | former).notes == ()
     RunConfig.from_keys(SMALL | former)

@@ -161,9 +161,7 @@ def test_every_default_is_gpt_neoxs_or_says_why_not() -> None:
 
 def test_every_type_is_gpt_neoxs_or_says_why_not() -> None:
     compared = {key: field for key, field in iter_keys() if key in NEOX and key not in OTHER_TYPES}
-    assert {
-        key for key, field in compared.items() if not _same(field.annotation, NEOX[key]["type"], sub_section(field))
-    } == set()
+    assert {key for key, field in compared.items() if not _same(field.annotation, NEOX[key]["type"], sub_section(field))} == set()
 
 
 def _same(ours: Any, theirs: str, section: Any) -> bool:

@@ -12,7 +12,9 @@ from tests.model.config.test_run_config import SMALL
 
 
 def small_run() -> RunFile:
-    config = RunConfig.from_keys(SMALL | {"attention_config": [[["flash"], 2]], "optimizer": {"type": "adam", "params": {"lr": 0.01}}})
+    config = RunConfig.from_keys(
+        SMALL | {"attention_config": [[["flash"], 2]], "optimizer": {"type": "adam", "params": {"lr": 0.01}}}
+    )
     return RunFile(name="small", world_size=2, device="cpu", config=config, origin=Origin(site="local", config_files=("a.yml",)))
 
 
