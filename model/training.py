@@ -86,6 +86,8 @@ class _Run:
             console.say(f"begin at step {done} of {last}, {ranks} ranks, {config.precision}, ZeRO-{config.zero_stage}")
             metrics = MetricsFile(self.run_dir / "metrics.jsonl", begin_step=done) if self.groups.rank == 0 else None
             saved = done
+            if done == 0 and 0 in (config.checkpoints.extra_save_iters or ()):
+                self._save(0, console)
             for step in range(done, stop):
                 self._step(step, console, metrics)
                 if (step + 1) % config.training.eval_interval == 0 or step + 1 == stop:

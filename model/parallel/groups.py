@@ -55,28 +55,28 @@ def make_groups(layout: Layout, rank: int) -> Groups:
 
     Rank order is Megatron-LM's: rank = tensor + T (data + D pipe).
     """
-    cells = range(layout.world_size)
-    place = {cell: Groups(layout=layout, rank=cell) for cell in cells}
+    tensor, data, pipe = range(layout.tensor), range(layout.data), range(layout.pipe)
+
+    def cell(t: int, d: int, p: int) -> int:
+        return t + layout.tensor * (d + layout.data * p)
+
     return Groups(
         layout=layout,
         rank=rank,
-        tensor_group=_group(rank, [[c for c in cells if _same(place[c], place[h], "data", "pipe")] for h in cells]),
-        pipe_group=_group(rank, [[c for c in cells if _same(place[c], place[h], "data", "tensor")] for h in cells]),
-        data_group=_group(rank, [[c for c in cells if _same(place[c], place[h], "tensor", "pipe")] for h in cells]),
-        model_group=_group(rank, [[c for c in cells if _same(place[c], place[h], "data")] for h in cells]),
+        tensor_group=_group(rank, layout, [[cell(t, d, p) for t in tensor] for p in pipe for d in data]),
+        pipe_group=_group(rank, layout, [[cell(t, d, p) for p in pipe] for d in data for t in tensor]),
+        data_group=_group(rank, layout, [[cell(t, d, p) for d in data] for p in pipe for t in tensor]),
+        model_group=_group(rank, layout, [[cell(t, d, p) for p in pipe for t in tensor] for d in data]),
     )
 
 
-def _same(a: Groups, b: Groups, *axes: str) -> bool:
-    return all(getattr(a, f"{axis}_rank") == getattr(b, f"{axis}_rank") for axis in axes)
-
-
-def _group(rank: int, members_of: list[list[int]]) -> dist.ProcessGroup | None:
+def _group(rank: int, layout: Layout, rows: list[list[int]]) -> dist.ProcessGroup | None:
+    """The group of the row that holds ``rank``; every rank makes all rows, in this order."""
     mine = None
-    for members in sorted({tuple(members) for members in members_of}):
-        if len(members) == 1:
+    for row in rows:
+        if len(row) == 1:
             continue
-        group = dist.group.WORLD if len(members) == len(members_of) else dist.new_group(list(members))
-        if rank in members:
+        group = dist.group.WORLD if len(row) == layout.world_size else dist.new_group(row)
+        if rank in row:
             mine = group
     return mine

@@ -171,6 +171,16 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, two_ranks: RankPoo
     assert (save / "latest").read_text() == "global_step9\n"
 
 
+def test_step_0_can_be_saved_and_is_where_a_run_begins(tmp_path: Path, two_ranks: RankPool) -> None:
+    run_file = write_tiny_run(tmp_path / "run", extra_save_iters=[0, 1], train_iters=2)
+    two_ranks.run(CASE, run_file)
+    save = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in save.glob("global_step*")) == ["global_step0", "global_step1", "global_step2"]
+    first = {parameter.global_name: parameter for parameter in global_parameters(GPT(read_run(run_file).config, 512))}
+    for name, weight in load_weights(save / "global_step0").items():
+        assert torch.equal(weight, first[name].detach())
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path: Path, two_ranks: RankPool) -> None:
     keys = {"optimizer": {"type": "Adam", "params": {"lr": 1e30}}, "gradient_clipping": 0.0, "save": None}
     said = "".join(two_ranks.run(REFUSAL, write_tiny_run(tmp_path / "run", **keys)))
