@@ -25,7 +25,7 @@ def check_own_model() -> None:
 
 check_own_model()
 
-from model.config import (  # only after the check
+from model.config import (  # noqa: E402 (only after the check)
     FORMER,
     KEYS,
     BatchSizes,

@@ -51,8 +51,8 @@ class Architecture(Section):
     mlp_multiple_of: int = planned(1, ge=1, doc="The width of a gated MLP is rounded up to a multiple of this.")
     num_kv_heads: int | None = planned(None, ge=1, doc="Key-value heads (GQA); as many as attention heads when absent.")
     sliding_window_width: int | None = planned(None, ge=1, doc="Each token sees this many before it.")
-    norm: Literal["layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"] = live(
-        "layernorm", trains=("layernorm",), doc="Normalization of every sub-layer's input."
+    norm: Literal["layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"] = planned(
+        "layernorm", doc="Normalization of every sub-layer's input."
     )
     layernorm_epsilon: float = live(1e-5, gt=0, doc="Added to the variance in LayerNorm.")
     rms_norm_epsilon: float = planned(1e-8, gt=0, doc="Added to the mean square in RMSNorm.")
@@ -60,7 +60,7 @@ class Architecture(Section):
     use_bias_in_norms: bool = planned(True, doc="LayerNorm has a bias.")
     use_qk_layernorm: bool = planned(False, doc="Normalize queries and keys.")
     rmsnorm_fusion: bool = planned(False, doc="Fused RMSNorm kernel.")
-    layernorm_fusion: bool = live(False, trains=(False,), doc="Fused LayerNorm kernel instead of torch's.")
+    layernorm_fusion: bool = planned(False, doc="Fused LayerNorm kernel instead of torch's.")
     pos_emb: Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"] = live(
         "learned", trains=("rotary", "none"), doc="Position encoding."
     )
@@ -76,8 +76,8 @@ class Architecture(Section):
     )
     sparsity_config: dict[str, Any] | None = planned(None, doc="Block sizes and patterns of sparse attention.")
     make_vocab_size_divisible_by: int = live(128, ge=1, doc="The vocabulary is padded to a multiple of this x model_parallel_size.")
-    activation: Literal["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"] = live(
-        "gelu", trains=("gelu",), doc="Activation of the MLP."
+    activation: Literal["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"] = planned(
+        "gelu", doc="Activation of the MLP."
     )
     use_flashattn_swiglu: bool = planned(False, doc="SwiGLU by flash-attn.")
     scaled_masked_softmax_fusion: bool = planned(False, doc="Fused softmax under a mask that is not causal.")
@@ -89,7 +89,7 @@ class Architecture(Section):
     )
     bias_gelu_fusion: bool = live(False, doc="GELU by its tanh approximation, as GPT-NeoX's fused kernel; erf otherwise.")
     attention_softmax_in_fp32: bool = live(False, doc="Softmax of the unfused attention in fp32 under reduced precision.")
-    rope_fusion: bool = live(False, trains=(False,), doc="Rotary positions as one fused kernel.")
+    rope_fusion: bool = planned(False, doc="Rotary positions as one fused kernel.")
     gpt_j_residual: bool = live(False, doc="Attention and MLP side by side on the same residual, summed once.")
     gpt_j_tied: bool = live(False, doc="With gpt_j_residual: one norm feeds both attention and MLP.")
     use_bias_in_attn_linear: bool = live(True, doc="Biases in the attention's linear layers.")
@@ -107,7 +107,7 @@ class Architecture(Section):
     )
     param_sharing_style: str = retired("grouped", doc="How layers share weights.", why="never read by GPT-NeoX")
     output_layer_parallelism: Literal["column"] = planned("column", doc="How the output head is cut under tensor parallelism.")
-    bias_dropout_fusion: bool = live(False, trains=(False,), doc="Bias, dropout and residual addition as one fused kernel.")
+    bias_dropout_fusion: bool = planned(False, doc="Bias, dropout and residual addition as one fused kernel.")
 
     @model_validator(mode="after")
     def _fits(self) -> Architecture:

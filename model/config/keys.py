@@ -71,9 +71,9 @@ def runtime(default: Any = None, *, doc: str, why: str, **limits: Any) -> Any:
     return _key(Status.RUNTIME, default, doc, limits, why=why)
 
 
-def planned(default: Any = None, *, doc: str, **limits: Any) -> Any:
-    """A key of GPT-NeoX that is not built here yet."""
-    return _key(Status.PLANNED, default, doc, limits)
+def planned(default: Any = None, *, doc: str, trains: tuple[Any, ...] | None = None, **limits: Any) -> Any:
+    """A key of GPT-NeoX that is not built here yet.  ``trains`` lists other values that mean the same as the default today."""
+    return _key(Status.PLANNED, default, doc, limits, trains=list(trains) if trains is not None else None)
 
 
 def absent(message: str) -> PydanticCustomError:

@@ -34,7 +34,7 @@ class OptimizerParams(Section):
 class OptimizerChoice(Section):
     """``optimizer``: which one, and its parameters."""
 
-    type: str = live(
+    type: str = planned(
         "adam",
         trains=("adam", "adamw"),
         doc="Adam or AdamW; both decouple weight decay, as GPT-NeoX's fused Adam does.",

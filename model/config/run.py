@@ -171,12 +171,14 @@ def _untrained(section: Section, prefix: str) -> Iterator[KeyProblem]:
         if isinstance(value, Section):
             yield from _untrained(value, f"{dotted}.")
             continue
-        if status_of(field) is Status.PLANNED and value != field.get_default(call_default_factory=True):
-            yield KeyProblem(key=dotted, wrong="is known and not built yet", fix="remove it, or wait for a later release")
         trains = trained_values(field)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if status_of(field) is Status.PLANNED and trains is None and value != default:
+            fix = f"remove it (the default is {_named(default)})" if default is not None else "remove it"
+            yield KeyProblem(key=dotted, wrong=f"{_named(value)} is known and not built yet", fix=fix)
         if trains is not None and value not in trains and value is not None:
-            fix = f"write {' or '.join(map(_shown, trains))}"
-            yield KeyProblem(key=dotted, wrong=f"{_shown(value)} does not train yet", fix=fix)
+            fix = f"write {' or '.join(map(_named, trains))}"
+            yield KeyProblem(key=dotted, wrong=f"{_named(value)} does not train yet", fix=fix)
 
 
 TRAINED_ATTENTION = {"global", "flash"}
@@ -362,6 +364,12 @@ def _text_trap(kind: str, value: Any) -> str:
     if kind in ("string_type", "literal_error") and isinstance(value, bool):
         return "YAML 1.1 reads no, off, yes and on as false and true; put the text in quotes"
     return ""
+
+
+def _named(value: Any) -> str:
+    """A short value as it is written, for a sentence."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 30 else "the value"
 
 
 def _shown(value: Any) -> str:
