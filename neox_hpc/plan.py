@@ -15,15 +15,23 @@ from typing import Literal
 from neox_hpc.containers import CONTAINERS
 from neox_hpc.errors import Problem
 from neox_hpc.launchers import Shell, Step
+from neox_hpc.memory import GIB, HEADROOM, Memory, estimate_memory, in_gib
 from neox_hpc.probe import Facts
 from neox_hpc.run_paths import inputs, with_absolute_paths
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded
 from neox_hpc.site import EnvValue, NodeBin, Queue, Site, show_walltime
-from neox_hpc.vocabulary import BatchSizes, Layout, Origin, RunConfig, RunFile
+from neox_hpc.vocabulary import KEYS, BatchSizes, Layout, Origin, RunConfig, RunFile
 
 MISSING_ACCOUNT = "MISSING_ACCOUNT"
 MISSING_PYTHON = "/MISSING_PYTHON"
+PUBLISHED_VOCABULARIES = {"HFTokenizer": 50277, "CharLevelTokenizer": 512}
+"""Tokens of a tokenizer whose file is not here: GPT-NeoX-20B's (arXiv:2204.06745, section 3.2); else GPT-2's."""
+GPT2_VOCABULARY = 50257
+MOST_NODES = 16384
+"""How far the fewest nodes are looked for where neither site nor queue has a limit."""
+LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment")
+"""Keys of the section launch that a plan follows; the site's launcher takes the place of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +50,10 @@ class Request:
     nodes: int | None = None
     walltime_s: int | None = None
     account: str | None = None
+    user_account: tuple[str, str] | None = None
+    """Place and account in the user's own configuration."""
+    environment_account: tuple[str, str] | None = None
+    """Variable and account, where the scheduler reads one."""
     queue: str | None = None
 
 
@@ -60,7 +72,9 @@ class Plan:
     layout: Layout
     batch: BatchSizes
     account: str | None
+    comment: str | None
     queue: str | None
+    """As the scheduler calls it."""
     walltime_s: int | None
     directives: tuple[str, ...]
     """The site's and the queue's own."""
@@ -95,6 +109,14 @@ class Decision:
     problem: Problem | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Who pays, and where that was read."""
+
+    name: str | None = None
+    place: str = "--account"
+
+
 def run_name(name: str | None, config_files: tuple[str, ...]) -> str:
     """``--name``, else the first configuration file's name without its ending."""
     return name or (os.path.splitext(os.path.basename(config_files[0]))[0] if config_files else "run")
@@ -106,23 +128,31 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     Problems that hold anywhere leave no plan; the others (account, software, data) leave a plan whose script can be shown.
     """
     site, gpu_ids = with_machine(site, facts)
-    problems = [*_check_words(site, request), *_check_inputs(loaded, request, facts), *_check_software(site, facts)]
+    account = choose_account(loaded, site, request)
+    problems = [*_check_words(site, request), *_check_account(loaded, site, account)]
+    problems += [*_check_inputs(loaded, request, facts), *_check_software(site, facts)]
     problems += [Problem(loaded.where(p.key), p.wrong, p.fix, "untrained") for p in loaded.config.untrained()]
     ranks = site.node.ranks
     if ranks is None:
         problems.append(_missing(site, "node.gpus", "the GPUs of a node", "4"))
-        return Planned(plan=None, problems=tuple(problems))
-    nodes = choose_nodes(loaded, site, request, ranks)
+        return Planned(plan=None, problems=(*problems, *_check_model(loaded, site)))
     queue = _choose_queue(site, request)
+    vocab = facts.vocab_size or _published_vocabulary(loaded.config)
+    nodes = choose_nodes(loaded, site, request, queue, ranks, vocab)
     walltime = choose_walltime(site, queue, request, nodes.value or 1)
     problems += [decision.problem for decision in (nodes, walltime) if decision.problem is not None]
-    problems += _check_model(loaded, site)
-    layout, batch, wrong = _solve(loaded, site, (nodes.value or 1) * ranks)
+    problems += [*_check_model(loaded, site), *_check_launch(loaded, site, ranks, nodes.value)]
+    layout, batch, wrong = _solve(loaded, site, (nodes.value or 1) * ranks, vocab)
     problems += wrong
-    notes = [decision.reason for decision in (nodes, walltime) if decision.reason] + _unknown_notes(site, loaded, request, facts)
+    notes = [decision.reason for decision in (nodes, walltime) if decision.reason]
+    notes += [*_default_notes(loaded, site, request, account, queue), *_unknown_notes(site, loaded, request, facts)]
+    if layout is not None and batch is not None and nodes.value is not None:
+        notes += _batch_note(loaded.config, layout, batch)
+        wrong, told = _check_memory(loaded, site, layout, batch, ranks, vocab)
+        problems, notes = problems + wrong, notes + told
     if layout is None or batch is None or nodes.value is None or any(problem.kind == "anywhere" for problem in problems):
         return Planned(plan=None, problems=tuple(problems), notes=tuple(notes))
-    plan = _assemble(loaded, site, request, nodes.value, ranks, layout, batch, queue, walltime.value, gpu_ids)
+    plan = _assemble(loaded, site, request, nodes.value, ranks, layout, batch, account, queue, walltime.value, gpu_ids)
     return Planned(plan=plan, problems=tuple(problems), notes=tuple(notes))
 
 
@@ -146,8 +176,19 @@ def with_machine(site: Site, facts: Facts) -> tuple[Site, tuple[str, ...]]:
 # Decisions -------------------------------------------------------------------------------------------------------------
 
 
-def choose_nodes(loaded: Loaded, site: Site, request: Request, ranks: int) -> Decision:
-    """``--nodes``, else num_nodes, else solved from the batch equation, else the fewest that hold the model's cut."""
+def choose_account(loaded: Loaded, site: Site, request: Request) -> Account:
+    """``--account``, else the user's configuration, else ``account:``, else the scheduler's variable."""
+    if "account" not in SCHEDULERS[site.scheduler].takes:
+        return Account()
+    if request.account is not None:
+        return Account(name=request.account)
+    written = loaded.config.launch.account
+    sources = (request.user_account, written and (loaded.where("account"), written), request.environment_account)
+    return next((Account(name=name, place=place) for place, name in filter(None, sources)), Account())
+
+
+def choose_nodes(loaded: Loaded, site: Site, request: Request, queue: str | None, ranks: int, vocab: int) -> Decision:
+    """``--nodes``, else num_nodes, else solved from the batch equation, else the fewest that hold the model's cut and fit."""
     config = loaded.config
     if request.nodes is not None:
         decision = Decision(value=request.nodes)
@@ -156,7 +197,7 @@ def choose_nodes(loaded: Loaded, site: Site, request: Request, ranks: int) -> De
         decision = Decision(value=config.launch.num_nodes, reason=f"nodes: {config.launch.num_nodes}, from num_nodes")
         where = loaded.where("num_nodes")
     else:
-        decision = Decision(value=1) if site.max_nodes == 1 else _solve_nodes(loaded, ranks)
+        decision = Decision(value=1) if site.max_nodes == 1 else _solve_nodes(loaded, site, queue, ranks, vocab)
         where = loaded.where("train_batch_size") if config.deepspeed.train_batch_size else loaded.where("model_parallel_size")
     if decision.value is not None and site.max_nodes is not None and decision.value > site.max_nodes:
         wrong = f"{decision.value} nodes, and {site.name} gives a job at most {site.max_nodes}"
@@ -166,13 +207,12 @@ def choose_nodes(loaded: Loaded, site: Site, request: Request, ranks: int) -> De
     return decision
 
 
-def _solve_nodes(loaded: Loaded, ranks: int) -> Decision:
+def _solve_nodes(loaded: Loaded, site: Site, queue: str | None, ranks: int, vocab: int) -> Decision:
     deepspeed, cell = loaded.config.deepspeed, _cell(loaded.config)
     train, micro = deepspeed.train_batch_size, deepspeed.train_micro_batch_size_per_gpu
     accumulation = deepspeed.gradient_accumulation_steps
     if not (train and micro and accumulation):
-        nodes = cell // math.gcd(cell, ranks)
-        return Decision(value=nodes, reason=f"nodes: {nodes}, the fewest whose {ranks} ranks each hold {_cut(loaded.config)} whole")
+        return _fewest_nodes(loaded, site, queue, ranks, vocab)
     world, rest = divmod(train * cell, micro * accumulation)
     product = f"train_batch_size {train} / (micro {micro} x accumulation {accumulation}) x {_cut(loaded.config)}"
     if rest or world == 0 or world % ranks:
@@ -180,6 +220,41 @@ def _solve_nodes(loaded: Loaded, ranks: int) -> Decision:
         fix = f"make train_batch_size a multiple of {micro * accumulation * ranks // math.gcd(ranks, cell)}, or give --nodes"
         return Decision(problem=Problem(loaded.where("train_batch_size"), wrong, fix))
     return Decision(value=world // ranks, reason=f"nodes: {world // ranks}, from {product} = {world} ranks")
+
+
+def _fewest_nodes(loaded: Loaded, site: Site, queue: str | None, ranks: int, vocab: int) -> Decision:
+    """The fewest whose ranks hold the cut whole, multiply out with the batch, and have the memory; else the fewest for the cut."""
+    cell = _cell(loaded.config)
+    fewest = cell // math.gcd(cell, ranks)
+    limits = [node_bin.max_nodes for node_bin in getattr(_queue(site, queue), "bins", ())]
+    held = f"the fewest whose {ranks} ranks each hold {_cut(loaded.config)} whole"
+    for nodes in range(fewest, max(limits, default=site.max_nodes or MOST_NODES) + 1, fewest):
+        if _fits(loaded.config, site, nodes, ranks, vocab):
+            also = "" if nodes == fewest else " and multiply out with the batch and the GPUs' memory"
+            return Decision(value=nodes, reason=f"nodes: {nodes}, {held}{also}")
+    return Decision(value=fewest, reason=f"nodes: {fewest}, {held}")
+
+
+def _fits(config: RunConfig, site: Site, nodes: int, ranks: int, vocab: int) -> bool:
+    try:
+        layout = config.layout(nodes * ranks)
+        batch = config.batch_sizes(layout)
+    except ValueError:
+        return False
+    memory, room = estimate_memory(config, layout, batch, vocab), _memory_of_rank(site, ranks)
+    return memory is None or room is None or memory.peak <= room * HEADROOM
+
+
+def _memory_of_rank(site: Site, ranks: int) -> float | None:
+    """Bytes: a GPU's own memory, or a CPU rank's share of the node's."""
+    node = site.node
+    if node.gpus:
+        return node.gpu_memory_gib and node.gpu_memory_gib * GIB
+    return node.memory_gib and node.memory_gib * GIB / ranks
+
+
+def _published_vocabulary(config: RunConfig) -> int:
+    return PUBLISHED_VOCABULARIES.get(config.tokenizer.tokenizer_type, GPT2_VOCABULARY)
 
 
 def _choose_queue(site: Site, request: Request) -> str | None:
@@ -199,7 +274,8 @@ def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int)
     limit = next((node_bin for node_bin in known.bins if node_bin.min_nodes <= nodes <= node_bin.max_nodes), None)
     if limit is None:
         fix = f"it takes {_ranges(known.bins)}: change --nodes or --queue"
-        return Decision(problem=Problem("--nodes", f"queue {queue} takes no job of {nodes} nodes", fix))
+        where = "--nodes" if request.nodes is not None else "--queue"
+        return Decision(problem=Problem(where, f"queue {queue} takes no job of {nodes} nodes", fix))
     if request.walltime_s is not None and request.walltime_s > limit.walltime:
         wrong = (
             f"{show_walltime(request.walltime_s)} is beyond the {show_walltime(limit.walltime)} of queue {queue} for {nodes} nodes"
@@ -208,16 +284,21 @@ def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int)
     if request.walltime_s is not None:
         return Decision(value=request.walltime_s)
     return Decision(
-        value=limit.walltime, reason=f"walltime: {show_walltime(limit.walltime)}, the limit of queue {queue} for {nodes} nodes"
+        value=limit.walltime,
+        reason=f"walltime: {show_walltime(limit.walltime)}, the limit of queue {queue} for {_count(nodes, 'node')}",
     )
 
 
-def _solve(loaded: Loaded, site: Site, world: int) -> tuple[Layout | None, BatchSizes | None, list[Problem]]:
+def _solve(
+    loaded: Loaded, site: Site, world: int, ranks: int, vocab: int
+) -> tuple[Layout | None, BatchSizes | None, list[Problem]]:
     try:
         layout = loaded.config.layout(world)
     except ValueError as error:
         cell = _cell(loaded.config)
-        fix = f"{_cut(loaded.config)} needs a multiple of {cell} ranks and {site.name} gives {world}: take more nodes or a larger site"
+        fix = f"{_cut(loaded.config)} needs a multiple of {cell} ranks and {site.name} gives {world}: "
+        fix += "take more nodes or a larger site"
+        fix += _what_would_hold(loaded.config, cell, vocab)
         return None, None, [Problem(loaded.where("model_parallel_size"), str(error).partition(": ")[0], fix)]
     try:
         return layout, loaded.config.batch_sizes(layout), []
@@ -226,6 +307,16 @@ def _solve(loaded: Loaded, site: Site, world: int) -> tuple[Layout | None, Batch
         key = next((key for key in given if key in loaded.places), given[1])
         wrong, _, fix = str(error).partition(": ")
         return layout, None, [Problem(loaded.where(key), wrong, fix or "change one of them, or --nodes")]
+
+
+def _what_would_hold(config: RunConfig, cell: int, vocab: int) -> str:
+    """The smallest machine for a configuration, in words; nothing where that cannot be told."""
+    try:
+        layout = config.layout(cell)
+        memory = estimate_memory(config, layout, config.batch_sizes(layout), vocab)
+    except ValueError:
+        return ""
+    return "" if memory is None else f"; {cell} GPUs of {in_gib(int(memory.peak / HEADROOM))} GiB each would hold it ({memory} GiB)"
 
 
 # Checks ----------------------------------------------------------------------------------------------------------------
@@ -240,16 +331,69 @@ def _check_words(site: Site, request: Request) -> Iterator[Problem]:
             yield Problem(option, f"{site.name} has no scheduler that takes one", "remove it")
     words = [("--name", request.name, scheduler.name), ("--output-dir", request.run_dir, scheduler.path)]
     if "account" in scheduler.takes:
-        words += [("--account", request.account or "x", scheduler.account), ("--queue", request.queue or "x", scheduler.account)]
+        words += [("--queue", request.queue or "x", scheduler.account)]
     for option, text, pattern in words:
         if not pattern.allows(text):
             yield Problem(option, f"{text!r} does not fit {site.scheduler}", f"use {pattern.words}")
-    if site.needs_account and not request.account:
-        yield Problem("--account", f"{site.name} charges every job to an account and none is given", "write --account NAME", "here")
     if request.queue and site.queues is not None and request.queue not in site.queues and "queue" in scheduler.takes:
         near = difflib.get_close_matches(request.queue, site.queues, n=1)
         known = f"did you mean {near[0]}?" if near else f"known: {', '.join(site.queues)}"
         yield Problem("--queue", f"{site.name} has no queue {request.queue!r}", known)
+
+
+def _check_account(loaded: Loaded, site: Site, account: Account) -> Iterator[Problem]:
+    scheduler, comment = SCHEDULERS[site.scheduler], loaded.config.launch.comment
+    if account.name == MISSING_ACCOUNT:
+        yield Problem(account.place, f"{MISSING_ACCOUNT} is no account: it stands for one that is not given", _ACCOUNT_FIX)
+    elif account.name is not None and not scheduler.account.allows(account.name):
+        yield Problem(account.place, f"{account.name!r} does not fit {site.scheduler}", f"use {scheduler.account.words}")
+    elif account.name is None and site.needs_account:
+        wrong = f"{site.name} charges every job to an account and none is given"
+        yield Problem("--account", wrong, f"{_ACCOUNT_FIX} (sites: {{{site.name}: {{account: NAME}}}})", "here")
+    if comment is not None and "comment" in scheduler.takes and not scheduler.comment.allows(comment):
+        yield Problem(loaded.where("comment"), f"{comment!r} does not fit {site.scheduler}", f"use {scheduler.comment.words}")
+
+
+_ACCOUNT_FIX = "write --account NAME, or keep it in ~/.config/neox-hpc/config.yml"
+
+
+def _check_launch(loaded: Loaded, site: Site, ranks: int, nodes: int | None) -> Iterator[Problem]:
+    """GPUs that the configuration counts itself must be those of the plan."""
+    launch = loaded.config.launch
+    if launch.num_gpus is not None and launch.num_gpus != ranks:
+        wrong = f"num_gpus {launch.num_gpus}, and a node of {site.name} has {ranks} ranks"
+        yield Problem(loaded.where("num_gpus"), wrong, f"remove it, or write --site-set node.gpus={launch.num_gpus}")
+    if launch.global_num_gpus is not None and nodes is not None and launch.global_num_gpus != nodes * ranks:
+        asked, rest = divmod(launch.global_num_gpus, ranks)
+        wrong = f"global_num_gpus {launch.global_num_gpus}, and {_count(nodes, 'node')} of {site.name} have {nodes * ranks} ranks"
+        fix = f"remove it, or write --nodes {asked}" if asked and not rest else f"remove it, or make it a multiple of {ranks}"
+        yield Problem(loaded.where("global_num_gpus"), wrong, fix)
+
+
+def _check_memory(
+    loaded: Loaded, site: Site, layout: Layout, batch: BatchSizes, ranks: int, vocab: int
+) -> tuple[list[Problem], list[str]]:
+    """A problem where what is counted exactly does not fit; a note with the estimate."""
+    memory, room = estimate_memory(loaded.config, layout, batch, vocab), _memory_of_rank(site, ranks)
+    what = "GPU" if site.node.gpus else "rank"
+    if memory is None:
+        return [], ["memory: not estimated, the network has blocks without a formula yet"]
+    if room is None:
+        return [], [f"memory: about {in_gib(memory.peak)} GiB a {what} ({memory}); node.gpu_memory_gib of {site.name} is not known"]
+    if memory.states > room:
+        wrong = f"{in_gib(memory.states)} GiB a {what} of weights, gradients and optimizer, and {site.name} has {in_gib(int(room))}"
+        return [Problem(loaded.where("model_parallel_size"), wrong, _memory_fix(loaded.config, memory))], []
+    tight = (
+        "" if memory.peak <= room * HEADROOM else ": it may not fit; smaller micro-batches or more model_parallel_size make room"
+    )
+    return [], [f"memory: about {in_gib(memory.peak)} of {in_gib(int(room))} GiB a {what} ({memory}){tight}"]
+
+
+def _memory_fix(config: RunConfig, memory: Memory) -> str:
+    if config.zero_stage == 0:
+        return "write zero_optimization: {stage: 1}, which shares the optimizer out, or raise model_parallel_size"
+    more = "" if memory.weights + memory.gradients > memory.optimizer else ", or take more --nodes: they share the optimizer out"
+    return f"raise model_parallel_size or pipe_parallel_size{more}"
 
 
 def _check_inputs(loaded: Loaded, request: Request, facts: Facts) -> Iterator[Problem]:
@@ -286,19 +430,54 @@ def _check_model(loaded: Loaded, site: Site) -> Iterator[Problem]:
         if size % tensor:
             fix = f"write a multiple of {tensor}, or another model_parallel_size"
             yield Problem(loaded.where(key), f"{key} {size} cannot be cut over model_parallel_size {tensor}", fix)
-    if pipe > shape.num_layers:
-        wrong = f"{pipe} pipeline stages for {shape.num_layers} layers"
-        yield Problem(loaded.where("pipe_parallel_size"), wrong, f"write at most {shape.num_layers}")
+    if (shape.num_kv_heads or tensor) % tensor:
+        fix = f"write a multiple of {tensor}, or another model_parallel_size"
+        yield Problem(
+            loaded.where("num_kv_heads"), f"num_kv_heads {shape.num_kv_heads} cannot be cut over model_parallel_size {tensor}", fix
+        )
+    if shape.num_layers % pipe:
+        wrong = f"{shape.num_layers} layers cannot be dealt to {pipe} pipeline stages"
+        stages = [str(size) for size in range(1, min(shape.num_layers, 64) + 1) if shape.num_layers % size == 0]
+        yield Problem(loaded.where("pipe_parallel_size"), wrong, f"write one of {', '.join(stages)}")
     if pipe > 1 and config.zero_stage > 1:
-        wrong = f"ZeRO stage {config.zero_stage} cannot be combined with {pipe} pipeline stages: gradients of all micro-batches must stay whole"
+        wrong = f"ZeRO stage {config.zero_stage} cannot be combined with {pipe} pipeline stages: gradients must stay whole"
         yield Problem(loaded.where("zero_optimization.stage"), wrong, "write stage: 1, or pipe_parallel_size: 1")
     if config.precision == "fp16" and site.node.gpus == 0:
         where = loaded.where("fp16" if "fp16" in loaded.places else "precision")
         yield Problem(where, f"fp16 needs GPUs, and a node of {site.name} has none", "write precision: bfloat16")
 
 
+def _default_notes(loaded: Loaded, site: Site, request: Request, account: Account, queue: str | None) -> Iterator[str]:
+    """Account and queue, where they were not asked for; keys that the site's launcher replaces."""
+    if account.name is not None and request.account is None:
+        yield f"account: {account.name}, from {account.place}"
+    if queue is not None and request.queue is None:
+        yield f"queue: {queue}, the default of {site.name}"
+    takes = SCHEDULERS[site.scheduler].takes
+    unused = [key for key in ("account", "comment") if key not in takes]
+    given = [key for key, section in KEYS.items() if section == "launch" and key in loaded.places]
+    replaced = [loaded.where(key).replace("  ", " ") for key in given if key not in LAUNCH_KEYS or key in unused]
+    if replaced:
+        yield f"not used, the site's scheduler and launcher ({site.launcher}) take their place: {', '.join(replaced)}"
+    tensor = loaded.config.parallelism.model_parallel_size
+    if site.node.ranks and site.node.ranks % tensor:
+        yield f"layout: groups of model_parallel_size {tensor} cross nodes of {site.node.ranks} ranks, so their traffic does too"
+
+
+def _batch_note(config: RunConfig, layout: Layout, batch: BatchSizes) -> list[str]:
+    """How large a step is, where the configuration does not say it: it grows with the nodes."""
+    if config.deepspeed.train_batch_size is not None:
+        return []
+    product = f"micro {batch.micro} x accumulation {batch.accumulation} x {layout.data} data-parallel"
+    return [f"batch: {batch.train} sequences a step = {product}"]
+
+
 def _unknown_notes(site: Site, loaded: Loaded, request: Request, facts: Facts) -> list[str]:
     notes = []
+    if facts.vocab_size is None:
+        notes.append(
+            f"vocabulary: its file cannot be read here; {_published_vocabulary(loaded.config)} tokens are assumed for the memory"
+        )
     if site.node.cores is None:
         notes.append(f"cores: node.cores of {site.name} is not known, so a rank gets the scheduler's default (often one core)")
     unseen = [path.key for path in inputs(loaded.config, request.cwd) if any(file not in facts.exists for file in path.files)]
@@ -324,6 +503,7 @@ def _assemble(
     ranks: int,
     layout: Layout,
     batch: BatchSizes,
+    account: Account,
     queue: str | None,
     walltime_s: int | None,
     gpu_ids: tuple[str, ...],
@@ -353,8 +533,9 @@ def _assemble(
         cores_per_rank=cores,
         layout=layout,
         batch=batch,
-        account=request.account or (MISSING_ACCOUNT if site.needs_account else None),
-        queue=queue,
+        account=account.name or (MISSING_ACCOUNT if site.needs_account else None),
+        comment=loaded.config.launch.comment,
+        queue=known.partition or queue if known else queue,
         walltime_s=walltime_s,
         directives=(*site.directives, *(known.directives if known else ())),
         env=_env(site, nodes, gpus, cores),
@@ -370,6 +551,8 @@ def _env(site: Site, nodes: int, gpus: int, cores: int | None) -> tuple[tuple[st
         chosen["OMP_NUM_THREADS"] = EnvValue(value=str(cores))
     if not gpus:
         chosen["DS_ACCELERATOR"] = EnvValue(value="cpu")  # DeepSpeed would take a GPU that it finds
+    if gpus and site.node.local_disk is not None:
+        chosen["TRITON_CACHE_DIR"] = EnvValue(value=f"{site.node.local_disk}/triton", expand=True)  # a rank compiles: not on NFS
     if site.network.interface is not None:
         for name in ("GLOO_SOCKET_IFNAME", *(("NCCL_SOCKET_IFNAME",) if gpus else ())):
             chosen[name] = EnvValue(value=site.network.interface)
@@ -408,5 +591,16 @@ def _cut(config: RunConfig) -> str:
     return f"tensor {config.parallelism.model_parallel_size} x pipe {max(1, config.parallelism.pipe_parallel_size)}"
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _ranges(bins: tuple[NodeBin, ...]) -> str:
-    return ", ".join(f"{node_bin.min_nodes} to {node_bin.max_nodes} nodes" for node_bin in bins)
+    """``1 to 9472 nodes``; ranges that touch are one."""
+    ranges: list[tuple[int, int]] = []
+    for node_bin in bins:
+        if ranges and ranges[-1][1] + 1 == node_bin.min_nodes:
+            ranges[-1] = (ranges[-1][0], node_bin.max_nodes)
+        else:
+            ranges.append((node_bin.min_nodes, node_bin.max_nodes))
+    return ", ".join(f"{first} to {last} nodes" for first, last in ranges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -35,6 +36,8 @@ class Facts:
     """Absolute path -> whether it is there; a path that cannot be known is absent."""
     machine: Machine = Machine()
     """For a site with ``here: true`` only."""
+    vocab_size: int | None = None
+    """Tokens of the tokenizer."""
 
 
 def probe(config: RunConfig, site: Site, *, cwd: Path, environ: Mapping[str, str], root: Path = Path("/")) -> Facts:
@@ -43,7 +46,26 @@ def probe(config: RunConfig, site: Site, *, cwd: Path, environ: Mapping[str, str
     if site.software.python:
         wanted.append(site.software.python)
     exists = {path: found for path in wanted if (found := _exists(path)) is not None}
-    return Facts(exists=exists, machine=read_machine(environ, root) if site.here else Machine())
+    machine = read_machine(environ, root) if site.here else Machine()
+    return Facts(exists=exists, machine=machine, vocab_size=read_vocab_size(config, cwd))
+
+
+def read_vocab_size(config: RunConfig, cwd: Path) -> int | None:
+    """Tokens of the tokenizer's file, before padding: a tokenizer.json with its added tokens, or GPT-2's vocab.json."""
+    keys = config.tokenizer
+    if keys.tokenizer_type == "CharLevelTokenizer":
+        return 512
+    if keys.vocab_file is None:
+        return None
+    try:
+        written = json.loads((cwd / keys.vocab_file).read_text(encoding="utf-8"))
+        if keys.tokenizer_type == "GPT2BPETokenizer":
+            return len(written)
+        vocab = written["model"]["vocab"]  # token -> id; a unigram's is a list of [token, score]
+        known = set(vocab) if isinstance(vocab, dict) else {token for token, _ in vocab}
+        return len(known | {token["content"] for token in written.get("added_tokens", ())})
+    except (OSError, ValueError, KeyError, TypeError):  # no such tokenizer: the plan says that the size is not known
+        return None
 
 
 def read_machine(environ: Mapping[str, str], root: Path = Path("/")) -> Machine:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from neox_hpc.containers import CONTAINERS
 from neox_hpc.errors import Problem, UserError
-from neox_hpc.launchers import LAUNCHERS
+from neox_hpc.launchers import LAUNCHERS, cores_of
 from neox_hpc.marked_yaml import Marked, assign, located, merged, read_marked
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.share import share
@@ -72,7 +73,9 @@ class Node(_Facts):
     cpu_masks: tuple[str, ...] | None = Field(
         default=None, strict=False, description="Cores of each local rank, in the order of the GPUs: '49-55', '57-63', …"
     )
-    local_disk: str | None = Field(default=None, description="Directory on the node's own disk, where there is one.")
+    local_disk: str | None = Field(
+        default=None, description="The job's directory on the node's own disk, ${NAME} expands: kernels are cached there."
+    )
 
     @field_validator("cpu_masks")
     @classmethod
@@ -90,6 +93,11 @@ class Node(_Facts):
             raise ValueError(f"accelerator cpu on a node with {self.gpus} GPUs: write cuda or rocm, or gpus: 0")
         if self.cpu_masks is not None and self.gpus is not None and len(self.cpu_masks) != self.ranks:
             raise ValueError(f"cpu_masks has {len(self.cpu_masks)} entries for {self.ranks} ranks a node")
+        named = [core for mask in self.cpu_masks or () for core in cores_of(mask)]
+        if len(set(named)) != len(named):
+            raise ValueError("cpu_masks names a core twice: give every rank cores of its own")
+        if self.cores is not None and len(named) > self.cores:
+            raise ValueError(f"cpu_masks names {len(named)} cores and a job may use {self.cores}: correct one of them")
         return self
 
     @property
@@ -105,14 +113,33 @@ class NodeBin(_Facts):
     max_nodes: int = Field(ge=1)
     walltime: Walltime = Field(description="Seconds; a file writes 2h or '02:00:00'.")
 
+    @model_validator(mode="after")
+    def _fits(self) -> NodeBin:
+        if self.max_nodes < self.min_nodes:
+            raise ValueError(
+                f"a bin from {self.min_nodes} to {self.max_nodes} nodes is empty: write max_nodes of at least min_nodes"
+            )
+        return self
+
 
 class Queue(_Facts):
     """One queue (Slurm: partition) and its limits; no bins: not known."""
 
-    bins: tuple[NodeBin, ...] = Field(default=(), strict=False)
+    partition: str | None = Field(
+        default=None, description="What the scheduler calls it, where that differs: a quality of service of another queue."
+    )
+    bins: tuple[NodeBin, ...] = Field(default=(), strict=False, description="In the order of their node counts.")
     directives: tuple[str, ...] = Field(
         default=(), strict=False, description="Arguments that only this queue needs, e.g. '--qos=debug'."
     )
+
+    @field_validator("bins")
+    @classmethod
+    def _apart(cls, bins: tuple[NodeBin, ...]) -> tuple[NodeBin, ...]:
+        for lower, upper in pairwise(bins):
+            if upper.min_nodes <= lower.max_nodes:
+                raise ValueError(f"the bins meet at {upper.min_nodes} nodes: write them in order, each beginning after the last")
+        return bins
 
 
 class EnvValue(_Facts):
@@ -150,6 +177,10 @@ class Network(_Facts):
 
     interface: str | None = Field(default=None, description="Interface of the fast network, for NCCL and gloo (hsn0,hsn1; ib0).")
     host_suffix: str = Field(default="", pattern=r"^[A-Za-z0-9.-]*$", description="Appended to host names to reach that network.")
+    address: Literal["name", "ip"] = Field(
+        default="name",
+        description="What the ranks call the first node: its name in the hostfile, or the `hostname -i` of that node.",
+    )
 
 
 class Software(_Facts):
@@ -288,11 +319,53 @@ def _read(path: Path, home: Path | None, seen: tuple[Path, ...]) -> Marked:
     if path in seen:
         return Marked(problems=(Problem(where, "extends itself, by way of others", "break the circle"),))
     try:
-        lower = _read(_find(str(parent), path.parent, home), home, (*seen, path))
+        found = share("sites") / path.name if parent == path.stem else _find(str(parent), path.parent, home)
+        lower = _read(found, home, (*seen, path))
     except UserError as error:
         return Marked(problems=tuple(Problem(where, p.wrong, p.fix) for p in error.problems))
     values = {key: value for key, value in own.values.items() if key != "extends"}
     return Marked(merged(lower.values, values), {**lower.places, **own.places}, lower.problems)
+
+
+def check_site(site: Site) -> Iterator[Problem]:
+    """What a profile that loads still lacks: a source for every fact, a way to find every open one."""
+    for fact, value in iter_facts(site):
+        if value is None and fact in _NEEDED and not site.here and fact not in site.find:
+            fix = f"add under find: `{fact}: the command that tells it`"
+            yield Problem(f"{site.file}  {fact}", "is not known, and nothing says how to find it", fix)
+        if value is not None and not source_of(site, fact):
+            yield Problem(f"{site.file}  {fact}", "has no source", f"add under sources: `{fact}: where it stands, and the date`")
+    known = {fact for fact, value in iter_facts(site) if value is not None}
+    for fact in site.find:
+        if fact in known:
+            yield Problem(f"{site.file}  find.{fact}", f"{fact} is known", "remove the line")
+
+
+def iter_facts(site: Site) -> Iterator[tuple[str, Any]]:
+    """Every fact that is given, or null where it is needed, by its dotted name."""
+    given = _flat(site.model_dump(exclude=_WORDS, exclude_defaults=True))
+    yield from given.items()
+    yield from ((fact, None) for fact in _NEEDED if fact not in given)
+
+
+def source_of(site: Site, fact: str) -> str:
+    """The source of a fact, or of the section it stands in."""
+    parts = fact.split(".")
+    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((site.sources[name] for name in names if name in site.sources), "")
+
+
+_WORDS = {"name", "file", "title", "url", "here", "sources", "find"}
+"""What is said about a profile and not about its machine."""
+_NEEDED = ("node.gpus", "node.cores", "software.python")
+"""Facts without which a job is not whole."""
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
 
 
 _EXPECTED = {

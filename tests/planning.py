@@ -8,12 +8,12 @@ from typing import Any
 
 from neox_hpc.plan import Plan, Planned, Request, make_plan
 from neox_hpc.probe import Facts, Machine
-from neox_hpc.settings import Loaded
+from neox_hpc.settings import Loaded, load_config
+from neox_hpc.share import share
 from neox_hpc.site import Site, load_site
 from neox_hpc.vocabulary import RunConfig
 
 GOLDEN = Path(__file__).parent / "golden"
-MOUNTAIN = GOLDEN / "sites" / "mountain.yml"
 SLURM_FACTS = ("node.gpus=4", "node.accelerator=cuda", "node.cores=64", "software.python=/opt/env/bin/python")
 TWO_CORES = Facts(machine=Machine(cores=2, memory_gib=8.0, python="/usr/bin/python3"))
 """A machine without GPUs."""
@@ -42,14 +42,31 @@ def loaded(**keys: Any) -> Loaded:
     return Loaded(config=RunConfig.from_keys(values), places=places, files=("small.yml",))
 
 
+def shipped(name: str) -> Loaded:
+    """A shipped configuration: ``20B``, ``pythia/160M``."""
+    return load_config([f"{name}.yml"], cwd=share("configs"))
+
+
 def request(**asked: Any) -> Request:
     """A request as from the command line."""
-    return Request(**({"name": "small", "run_dir": "/work/runs/small", "cwd": "/work", "user": "ada"} | asked))
+    return Request(**({"name": "small", "run_dir": "/scratch/runs/small", "cwd": "/home/user", "user": "ada"} | asked))
 
 
 def site(name: str | Path, *sets: str) -> Site:
     """A shipped site, or the one of a file."""
     return load_site(name, sets, home=GOLDEN / "nobody")
+
+
+def planned_shipped(where: Site, name: str, **asked: Any) -> Planned:
+    """What planning finds of a shipped configuration."""
+    return make_plan(shipped(name), where, request(**({"name": name.replace("/", "-")} | asked)), Facts())
+
+
+def plan_shipped(where: Site, name: str, **asked: Any) -> Plan:
+    """The plan of a shipped configuration; there must be one."""
+    found = planned_shipped(where, name, **asked)
+    assert found.plan is not None, "\n".join(map(str, found.problems))
+    return found.plan
 
 
 def planned(

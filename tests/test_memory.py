@@ -7,18 +7,12 @@ from typing import Any
 import pytest
 
 from neox_hpc.memory import GIB, Memory, count_parameters, estimate_memory
-from neox_hpc.settings import load_config
-from neox_hpc.share import share
-from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig
-from tests.planning import loaded
+from neox_hpc.vocabulary import BatchSizes, Layout
+from tests.planning import loaded, shipped
 
 
 def batch(layout: Layout, micro: int = 4, accumulation: int = 1) -> BatchSizes:
     return BatchSizes(train=micro * accumulation * layout.data, micro=micro, accumulation=accumulation, data=layout.data)
-
-
-def shipped(name: str) -> RunConfig:
-    return load_config([share("configs") / f"{name}.yml"]).config
 
 
 def memory(layout: Layout, micro: int = 4, **keys: Any) -> Memory:
@@ -48,14 +42,14 @@ def test_parameters_are_those_of_the_network(keys: dict[str, Any]) -> None:
 
 def test_published_sizes_are_met() -> None:
     """arXiv:2204.06745: 20,554,567,680 parameters; arXiv:2304.01373, table 1: 85,056,000 without embeddings."""
-    assert count_parameters(shipped("20B"), Layout(world_size=1), 50277) == pytest.approx(20_554_567_680, rel=2e-3)
-    pythia = shipped("pythia/160M")
+    assert count_parameters(shipped("20B").config, Layout(world_size=1), 50277) == pytest.approx(20_554_567_680, rel=2e-3)
+    pythia = shipped("pythia/160M").config
     padded = pythia.padded_vocab_size(50277)
     assert count_parameters(pythia, Layout(world_size=1), 50277) - 2 * padded * 768 == 85_056_000
 
 
 def test_a_cut_over_tensor_and_pipe_holds_its_share() -> None:
-    config = shipped("20B")
+    config = shipped("20B").config
     whole, cut = (
         count_parameters(config, layout, 50277) for layout in (Layout(world_size=1), Layout(world_size=8, tensor=2, pipe=4))
     )
@@ -112,7 +106,7 @@ def test_buckets_are_counted_once_or_twice() -> None:
 
 def test_20b_fits_one_node_of_eight_64_gib_gpus_and_not_of_40() -> None:
     """arXiv:2204.06745 trained it on 40 GiB GPUs with tensor 2 x pipe 4 and 12 replicas, ZeRO-1."""
-    config, cell = shipped("20B"), Layout(world_size=8, tensor=2, pipe=4)
+    config, cell = shipped("20B").config, Layout(world_size=8, tensor=2, pipe=4)
     paper = Layout(world_size=96, tensor=2, pipe=4)
     alone, shared = (estimate_memory(config, layout, batch(layout, accumulation=32), 50277) for layout in (cell, paper))
     assert alone is not None and shared is not None

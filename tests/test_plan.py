@@ -9,7 +9,7 @@ import pytest
 from neox_hpc.launchers import Shell
 from neox_hpc.plan import run_name
 from neox_hpc.probe import Facts, Machine
-from tests.planning import MOUNTAIN, TWO_CORES, plan, planned, site, slurm, wrongs
+from tests.planning import TWO_CORES, plan, planned, planned_shipped, site, slurm, wrongs
 
 SAVED = {"save": None, "checkpoint_factor": None}
 
@@ -55,7 +55,8 @@ def test_fewest_nodes_that_hold_the_models_cut(tensor: int, nodes: int) -> None:
 
 @pytest.mark.parametrize(("tensor", "pipe", "nodes"), [(4, 2, 2), (2, 4, 2), (4, 3, 3), (1, 3, 3), (1, 2, 1), (4, 4, 4)])
 def test_fewest_nodes_are_whole_and_divide(tensor: int, pipe: int, nodes: int) -> None:
-    assert plan(slurm(), keys={"model_parallel_size": tensor, "pipe_parallel_size": pipe}).nodes == nodes
+    keys = {"model_parallel_size": tensor, "pipe_parallel_size": pipe, "num_layers": 12}
+    assert plan(slurm(), keys=keys).nodes == nodes
 
 
 def test_nodes_are_solved_from_a_whole_batch_equation() -> None:
@@ -71,22 +72,103 @@ def test_asked_nodes_stand_before_all() -> None:
     assert plan(slurm(), keys={"num_nodes": 3}).nodes == 3
 
 
+def test_fewest_nodes_have_the_memory() -> None:
+    roomy, tight = (planned_shipped(slurm(f"node.gpu_memory_gib={size}"), "20B") for size in (80, 40))
+    assert roomy.plan is not None and tight.plan is not None
+    assert (roomy.plan.nodes, tight.plan.nodes) == (2, 4)  # four nodes: two replicas, each with half of the optimizer
+    assert any("nodes: 4, the fewest" in note and "GPUs' memory" in note for note in tight.notes)
+    assert any(note.startswith("memory: about 35 of 40 GiB a GPU (weights 4.9") for note in tight.notes), tight.notes
+
+
+def test_fewest_nodes_multiply_out_with_the_batch() -> None:
+    # 12 sequences in micro-batches of 4 are 3 data-parallel ranks: of nodes of 1 GPU with tensor 2, 6
+    keys = {"train_batch_size": 12, "gradient_accumulation_steps": None, "model_parallel_size": 2}
+    assert plan(site("slurm", "node.gpus=1", "software.python=/p"), keys=keys).nodes == 2
+    assert plan(site("slurm", "node.gpus=1", "software.python=/p"), keys=keys | {"gradient_accumulation_steps": 1}).nodes == 6
+    # 36 are no multiple of 4 x 4 x 1, 4 x 4 x 2, …: one node, and what is wrong with it
+    found = planned(slurm(), keys={"train_batch_size": 36})
+    assert [line.split(" / ")[0].split(": ", 1)[0] for line in wrongs(found)] == ["small.yml:14  train_batch_size"]
+    # 48 = 4 x 12 ranks: 3 nodes of 4, and 1 node with 3 accumulations comes first
+    assert plan(slurm(), keys={"train_batch_size": 48}).nodes == 1
+
+
+def test_a_job_that_would_not_fit_says_so() -> None:
+    [note] = [line for line in planned_shipped(site("frontier"), "20B").notes if line.startswith("memory: ")]
+    assert note.startswith(
+        "memory: about 54 of 64 GiB a GPU (weights 4.9, gradients 4.9, optimizer 30, buffers 4.7, activations 5.2)"
+    )
+    tight = planned(slurm("node.gpu_memory_gib=1"), keys={"train_micro_batch_size_per_gpu": 512})
+    assert any("it may not fit; smaller micro-batches" in note for note in tight.notes), tight.notes
+
+
+def test_account_comes_from_the_option_the_users_file_the_configuration_the_environment() -> None:
+    where, keys = site("frontier"), {"account": "yaml"}
+    asked: dict[str, Any] = {
+        "account": "option",
+        "user_account": ("~/c.yml:2", "user"),
+        "environment_account": ("$SBATCH_ACCOUNT", "env"),
+    }
+    seen = []
+    for left in ({}, {"account": None}, {"account": None, "user_account": None}):
+        found = planned(where, keys=keys, asked=asked | left)
+        assert found.plan is not None
+        seen.append((found.plan.account, [note for note in found.notes if note.startswith("account: ")]))
+    found = planned(where, asked={"environment_account": asked["environment_account"]})
+    assert found.plan is not None
+    seen.append((found.plan.account, [note for note in found.notes if note.startswith("account: ")]))
+    assert seen == [
+        ("option", []),
+        ("user", ["account: user, from ~/c.yml:2"]),
+        ("yaml", ["account: yaml, from small.yml:14  account"]),
+        ("env", ["account: env, from $SBATCH_ACCOUNT"]),
+    ]
+
+
+def test_keys_of_gpt_neoxs_launcher_do_no_harm_and_are_told_once() -> None:
+    keys = {"hostfile": "/mock_path", "launcher": "slurm", "deepspeed_slurm": True, "num_nodes": 2, "comment": "neox"}
+    found = planned(slurm(), keys=keys)
+    assert found.plan is not None and found.plan.comment == "neox"
+    [note] = [line for line in found.notes if line.startswith("not used")]
+    assert note.endswith("(srun) take their place: small.yml:14 hostfile, small.yml:15 launcher, small.yml:16 deepspeed_slurm")
+    local = planned(site("local"), keys={"comment": "neox", "account": "a"})
+    assert local.plan is not None and local.plan.account is None
+    assert any("take their place" in line and "comment" in line and "account" in line for line in local.notes)
+
+
+def test_a_queue_that_is_a_quality_of_service_is_submitted_to_its_partition() -> None:
+    found = plan(site("frontier"), account="a", queue="debug", nodes=92)
+    assert (found.queue, found.walltime_s, found.directives[-1]) == ("batch", 7200, "--qos=debug")
+
+
+def test_vocabulary_that_cannot_be_seen_is_the_published_one() -> None:
+    assert any("50277 tokens are assumed" in note for note in planned_shipped(site("frontier"), "20B").notes)
+    assert any("50257 tokens are assumed" in note for note in planned_shipped(site("frontier"), "125M").notes)
+    assert not any("assumed" in note for note in planned(slurm(), facts=Facts(vocab_size=1000)).notes)
+
+
+def test_any_padded_vocabulary_can_be_cut() -> None:
+    for tensor in (1, 2, 3, 8):
+        keys = {"model_parallel_size": tensor, "num_attention_heads": 24, "hidden_size": 48}
+        config = plan(site("slurm", "node.gpus=24", "software.python=/p"), keys=keys).run.config
+        assert config.padded_vocab_size(50277) % tensor == 0
+
+
 @pytest.mark.parametrize(("nodes", "walltime_s"), [(1, 7200), (91, 7200), (92, 21600), (184, 43200), (9472, 43200)])
 def test_walltime_is_the_queues_limit_for_that_many_nodes(nodes: int, walltime_s: int) -> None:
-    found = planned(site(MOUNTAIN), asked={"nodes": nodes, "account": "a"})
+    found = planned(site("frontier"), asked={"nodes": nodes, "account": "a"})
     assert found.plan is not None
     assert (found.plan.walltime_s, found.plan.queue) == (walltime_s, "batch")
     assert any("the limit of queue batch" in note for note in found.notes)
 
 
 def test_environment_depends_on_the_number_of_nodes() -> None:
-    one, two = ({name: value.value for name, value in plan(site(MOUNTAIN), nodes=n, account="a").env} for n in (1, 2))
+    one, two = ({name: value.value for name, value in plan(site("frontier"), nodes=n, account="a").env} for n in (1, 2))
     assert (one["NCCL_NET"], two["NCCL_NET"]) == ("Socket", "OFI")
     assert one["NCCL_SOCKET_IFNAME"] == "hsn0,hsn1,hsn2,hsn3"
 
 
 def test_a_queues_own_directives_follow_the_sites() -> None:
-    assert plan(site(MOUNTAIN), account="a", queue="debug").directives == ("-C nvme", "--network=disable_rdzv_get", "--qos=debug")
+    assert plan(site("frontier"), account="a", queue="debug").directives == ("-C nvme", "--network=disable_rdzv_get", "--qos=debug")
 
 
 def test_origin_says_where_the_run_comes_from() -> None:
@@ -109,7 +191,13 @@ WRONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
     "ranks_that_do_not_hold_the_cut": (site("local"), {"model_parallel_size": 4}, {}, "model_parallel_size: 2 ranks cannot hold"),
     "more_nodes_than_the_site": (site("local"), {}, {"nodes": 2}, "--nodes: 2 nodes, and local gives a job at most 1"),
     "no_nodes": (slurm(), {}, {"nodes": 0}, "--nodes: 0 nodes / ask for at least 1"),
-    "nodes_beyond_the_machine": (site(MOUNTAIN), {}, {"nodes": 9473, "account": "a"}, "at most 9472 / ask for at most 9472"),
+    "nodes_beyond_the_machine": (site("frontier"), {}, {"nodes": 9857, "account": "a"}, "at most 9856 / ask for at most 9856"),
+    "nodes_beyond_every_bin": (
+        site("frontier"),
+        {},
+        {"nodes": 9473, "account": "a"},
+        "--nodes: queue batch takes no job of 9473 nodes / it takes 1 to 9472 nodes",
+    ),
     "batch_that_does_not_multiply_out": (
         slurm(),
         {"train_batch_size": 33, "gradient_accumulation_steps": 2},
@@ -129,7 +217,45 @@ WRONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         {},
         "num_attention_heads: num_attention_heads 4 cannot be cut",
     ),
-    "more_stages_than_layers": (slurm(), {"pipe_parallel_size": 8}, {}, "pipe_parallel_size: 8 pipeline stages for 4 layers"),
+    "layers_that_cannot_be_dealt": (
+        slurm(),
+        {"pipe_parallel_size": 3},
+        {},
+        "pipe_parallel_size: 4 layers cannot be dealt to 3 pipeline stages / write one of 1, 2, 4",
+    ),
+    "more_stages_than_layers": (slurm(), {"pipe_parallel_size": 8}, {}, "4 layers cannot be dealt to 8 pipeline stages"),
+    "kv_heads_that_cannot_be_cut": (
+        slurm(),
+        {"model_parallel_size": 4, "num_kv_heads": 2},
+        {},
+        "num_kv_heads: num_kv_heads 2 cannot",
+    ),
+    "gpus_of_a_node_that_differ": (
+        slurm(),
+        {"num_gpus": 8},
+        {},
+        "num_gpus: num_gpus 8, and a node of slurm has 4 ranks / remove it, or write --site-set node.gpus=8",
+    ),
+    "gpus_of_the_job_that_differ": (
+        slurm(),
+        {"global_num_gpus": 32},
+        {},
+        "global_num_gpus: global_num_gpus 32, and 1 node of slurm have 4 ranks / remove it, or write --nodes 8",
+    ),
+    "account_of_the_file_with_shell": (slurm(), {"account": "a; rm"}, {}, "small.yml:14  account: 'a; rm' does not fit slurm"),
+    "comment_with_quotes": (slurm(), {"comment": 'a"b'}, {}, "small.yml:14  comment: 'a\"b' does not fit slurm"),
+    "the_word_for_a_missing_account": (
+        site("frontier"),
+        {},
+        {"account": "MISSING_ACCOUNT"},
+        "--account: MISSING_ACCOUNT is no account",
+    ),
+    "states_beyond_a_gpu": (
+        slurm("node.gpu_memory_gib=16"),
+        {"hidden_size": 8192, "num_layers": 40, "num_attention_heads": 64},
+        {},
+        "model_parallel_size: 486 GiB a GPU of weights, gradients and optimizer, and slurm has 16 / write zero_opt",
+    ),
     "zero2_with_pipeline": (
         slurm(),
         {"pipe_parallel_size": 2, "zero_optimization": {"stage": 2}},
@@ -138,22 +264,22 @@ WRONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
     ),
     "fp16_without_gpus": (site("local"), {"precision": "fp16"}, {}, "precision: fp16 needs GPUs"),
     "walltime_beyond_the_queue": (
-        site(MOUNTAIN),
+        site("frontier"),
         {},
         {"nodes": 50, "walltime_s": 7201, "account": "a"},
         "--time: 02:00:01 is beyond the 02:00:00 of queue batch for 50 nodes / write --time 02:00:00 or less",
     ),
     "nodes_beyond_the_queue": (
-        site(MOUNTAIN),
+        site("frontier"),
         {},
-        {"nodes": 9, "queue": "debug", "account": "a"},
-        "--nodes: queue debug takes no job of 9 nodes / it takes 1 to 8 nodes",
+        {"nodes": 65, "queue": "extended", "account": "a"},
+        "--nodes: queue extended takes no job of 65 nodes / it takes 1 to 64 nodes",
     ),
     "unknown_queue": (
-        site(MOUNTAIN),
+        site("frontier"),
         {},
         {"queue": "bacth", "account": "a"},
-        "--queue: mountain has no queue 'bacth' / did you mean batch?",
+        "--queue: frontier has no queue 'bacth' / did you mean batch?",
     ),
     "name_with_shell_characters": (
         slurm(),
@@ -180,28 +306,30 @@ def test_plan_refuses(name: str) -> None:
 def test_all_problems_are_found_at_once() -> None:
     keys = {"train_batch_size": 33, "gradient_accumulation_steps": 2, "pipe_parallel_size": 2, "zero_optimization": {"stage": 3}}
     asked = {"name": "a b", "queue": "nowhere", "nodes": 1, "walltime_s": 10**6}
-    found = planned(site(MOUNTAIN), keys=keys, asked=asked)
+    found = planned(site("frontier"), keys=keys, asked=asked)
     starts = {line.split(":")[0] for line in wrongs(found)}
     assert starts == {"--name", "--queue", "small.yml"}
     assert len(wrongs(found)) == 4
-    assert [line.split(":")[0] for line in wrongs(found, "here")] == ["--account"]
+    assert [line.split(":")[0].split("  ")[-1] for line in wrongs(found, "here")] == ["--account", "software.python"]
 
 
 def test_20b_on_this_machine_says_what_would_hold_it() -> None:
     keys = {"num_attention_heads": 64, "hidden_size": 6144, "num_layers": 44, "model_parallel_size": 2, "pipe_parallel_size": 4}
     [problem] = wrongs(planned(site("local"), keys=keys))
-    assert problem.endswith("tensor 2 x pipe 4 needs a multiple of 8 ranks and local gives 2: take more nodes or a larger site")
+    assert "tensor 2 x pipe 4 needs a multiple of 8 ranks and local gives 2: take more nodes or a larger site" in problem
+    assert "; 8 GPUs of " in problem and " GiB each would hold it (weights " in problem
 
 
 # Wrong here ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_account_is_shown_as_a_word_that_submit_refuses() -> None:
-    found = planned(site(MOUNTAIN), asked={"nodes": 2})
+    found = planned(site("frontier", "software.python=/p"), asked={"nodes": 2})
     assert found.plan is not None
     assert found.plan.account == "MISSING_ACCOUNT"
     assert wrongs(found, "here") == [
-        "--account: mountain charges every job to an account and none is given / write --account NAME",
+        "--account: frontier charges every job to an account and none is given / write --account NAME, or keep it in "
+        "~/.config/neox-hpc/config.yml (sites: {frontier: {account: NAME}})",
     ]
 
 
@@ -215,12 +343,12 @@ def test_missing_software_is_named_with_the_way_to_find_it() -> None:
 
 
 def test_absent_inputs_are_named_with_their_line() -> None:
-    absent = {"/work/data/text.bin": True, "/work/data/text.idx": False, "/work/data/tokenizer.json": False}
+    absent = {"/home/user/data/text.bin": True, "/home/user/data/text.idx": False, "/home/user/data/tokenizer.json": False}
     found = planned(slurm(), facts=Facts(exists=absent))
     assert found.plan is not None
     assert [line.split(" / ")[0] for line in wrongs(found, "here")] == [
-        "small.yml:9  data_path: no such file here: /work/data/text.idx",
-        "small.yml:10  vocab_file: no such file here: /work/data/tokenizer.json",
+        "small.yml:9  data_path: no such file here: /home/user/data/text.idx",
+        "small.yml:10  vocab_file: no such file here: /home/user/data/tokenizer.json",
     ]
 
 
@@ -244,6 +372,6 @@ def test_a_key_that_does_not_train_yet_plans() -> None:
 
 
 def test_a_whole_submit_has_no_problems() -> None:
-    there = dict.fromkeys(("/work/data/text.bin", "/work/data/text.idx", "/work/data/tokenizer.json"), True)
+    there = dict.fromkeys(("/home/user/data/text.bin", "/home/user/data/text.idx", "/home/user/data/tokenizer.json"), True)
     found = planned(site("local"), facts=Facts(exists=there, machine=TWO_CORES.machine))
     assert (found.problems, found.plan is not None) == ((), True)

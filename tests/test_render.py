@@ -19,22 +19,26 @@ from neox_hpc.plan import Plan
 from neox_hpc.probe import Facts, Machine
 from neox_hpc.render import quote, render, render_script, wrap
 from neox_hpc.site import EnvValue
-from tests.planning import GOLDEN, MOUNTAIN, plan, site, slurm
+from tests.planning import GOLDEN, plan, plan_shipped, site, slurm
 
 FOUR_GPUS = Facts(machine=Machine(accelerator="cuda", gpu_ids=("0", "1", "2", "3"), cores=32, python="/usr/bin/python3"))
 
 
+SHIPPED = ("125M", "20B", "pythia/160M")
+
+
 def jobs() -> dict[str, Plan]:
     """One job for every golden script."""
+    frontier, a100s = site("frontier", "software.python=/sw/env/bin/python"), slurm("node.gpu_memory_gib=40")
     return {
         "local-cpu": plan(site("local")),
         "local-gpu": plan(site("local"), facts=FOUR_GPUS),
-        "slurm-1": plan(slurm()),
         "slurm-cpu-2": plan(site("slurm", "node.gpus=0", "node.cpu_ranks=2", "software.python=/usr/bin/python3"), nodes=2),
         "slurm-512": plan(slurm(), nodes=512, walltime_s=5400, account="lab42", queue="gpu", keys={"model_parallel_size": 2}),
-        "mountain-1": plan(site(MOUNTAIN), account="lab42", queue="debug"),
-        "mountain-512": plan(site(MOUNTAIN), nodes=512, account="lab42"),
-        "mountain-no-account": plan(site(MOUNTAIN), nodes=92),
+        **{f"slurm-{name.replace('/', '-')}": plan_shipped(a100s, name) for name in SHIPPED},
+        **{f"frontier-{name.replace('/', '-')}": plan_shipped(site("frontier"), name) for name in SHIPPED},
+        "frontier-20B-344": plan_shipped(frontier, "20B", nodes=344, account="lab42"),
+        "frontier-debug": plan(frontier, account="lab42", queue="debug", keys={"comment": "a first try"}),
     }
 
 
@@ -94,7 +98,7 @@ def test_same_plan_gives_the_same_bytes(name: str) -> None:
 
 def test_script_names_no_path_but_those_of_the_request_and_the_site() -> None:
     paths = set(re.findall(r"""(?:^|[\s=":])(/[\w./-]+)""", render_script(plan(slurm())).removeprefix("#!/bin/bash")))
-    assert paths == {"/work/runs/small", "/work/runs/small/logs/job.out", "/opt/env/bin/python"} | {"/dev/null"}
+    assert paths == {"/scratch/runs/small", "/scratch/runs/small/logs/job.out", "/opt/env/bin/python"} | {"/dev/null"}
 
 
 def test_run_json_is_read_back_with_absolute_paths(tmp_path: Path) -> None:
@@ -102,13 +106,17 @@ def test_run_json_is_read_back_with_absolute_paths(tmp_path: Path) -> None:
     run = read_run(tmp_path / "run.json")
     keys = run.config.keys()
     assert (run.world_size, run.device) == (4, "gpu")
-    assert (keys["data_path"], keys["vocab_file"], keys["load"]) == ("/work/data/text", "/work/data/tokenizer.json", "/work/other")
-    assert keys["save"] == "/work/runs/small/checkpoints"
+    assert (keys["data_path"], keys["vocab_file"], keys["load"]) == (
+        "/home/user/data/text",
+        "/home/user/data/tokenizer.json",
+        "/home/user/other",
+    )
+    assert keys["save"] == "/scratch/runs/small/checkpoints"
 
 
 def test_load_written_as_save_stays_the_same_directory() -> None:
     run = plan(slurm(), keys={"load": "checkpoints"}).run
-    assert run.config.checkpoints.load == run.config.checkpoints.save == "/work/runs/small/checkpoints"
+    assert run.config.checkpoints.load == run.config.checkpoints.save == "/scratch/runs/small/checkpoints"
 
 
 def test_plan_json_says_what_status_needs() -> None:

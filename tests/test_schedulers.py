@@ -8,7 +8,7 @@ import pytest
 
 from neox_hpc.schedulers import SCHEDULERS, JobState, JobStatus
 from neox_hpc.schedulers.slurm import STATES
-from tests.planning import MOUNTAIN, plan, site, slurm
+from tests.planning import plan, site, slurm
 
 SLURM, LOCAL = SCHEDULERS["slurm"], SCHEDULERS["local"]
 TEMPLATES = Path(__file__).parent.parent / "neox_hpc" / "templates"
@@ -20,7 +20,7 @@ def test_every_scheduler_has_its_template(name: str) -> None:
 
 
 def test_slurm_directives_of_a_plan() -> None:
-    assert SLURM.directives(plan(site(MOUNTAIN), nodes=100, account="lab42", walltime_s=5400)) == (
+    assert SLURM.directives(plan(site("frontier"), nodes=100, account="lab42", walltime_s=5400)) == (
         "--job-name=small",
         "--account=lab42",
         "--partition=batch",
@@ -31,7 +31,7 @@ def test_slurm_directives_of_a_plan() -> None:
         "--time=01:30:00",
         "-C nvme",
         "--network=disable_rdzv_get",
-        "--output=/work/runs/small/logs/job.out",
+        "--output=/scratch/runs/small/logs/job.out",
         "--open-mode=append",
         "--no-requeue",
         "--export=NONE",

@@ -10,7 +10,7 @@ import yaml
 
 from neox_hpc.errors import UserError
 from neox_hpc.site import EnvValue, Site, list_sites, load_site, read_walltime, show_walltime
-from tests.planning import MOUNTAIN, SLURM_FACTS
+from tests.planning import SLURM_FACTS
 
 SHIPPED = list_sites(Path("/nonexistent"))
 
@@ -65,10 +65,10 @@ def test_generic_slurm_guesses_nothing() -> None:
 
 
 def test_a_large_machine_can_be_said() -> None:
-    site = load_site(MOUNTAIN)
+    site = load_site("frontier")
     assert site.node.cpu_masks is not None and len(site.node.cpu_masks) == 8
     assert site.queues is not None
-    assert [bin.walltime for bin in site.queues["batch"].bins] == [7200, 21600, 43200]
+    assert [bin.walltime for bin in site.queues["batch"].bins] == [7200, 21600, 43200, 43200, 43200]
     assert site.env["NCCL_NET"] == (EnvValue(value="Socket", max_nodes=1), EnvValue(value="OFI", min_nodes=2))
     assert site.env["FI_MR_CACHE_MONITOR"] == (EnvValue(value="kdreg2"),)
 

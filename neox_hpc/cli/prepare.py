@@ -20,8 +20,10 @@ from neox_hpc.plan import Plan, Planned, Request, make_plan, run_name
 from neox_hpc.probe import probe
 from neox_hpc.render import JobFiles, render
 from neox_hpc.rundir import choose_path
+from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded, load_config
 from neox_hpc.site import Site, list_sites, load_site, read_walltime
+from neox_hpc.user_config import UserSite, read_user_site
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -81,7 +83,7 @@ def prepare(asked: Asked, *, cwd: Path) -> Prepared:
     Raises:
         UserError: the files or the site cannot be read; problems of the plan are in the result.
     """
-    loaded, site = _load(asked, cwd)
+    loaded, site, user = _load(asked, cwd)
     name = run_name(asked.name, loaded.files)
     request = Request(
         name=name,
@@ -93,6 +95,8 @@ def prepare(asked: Asked, *, cwd: Path) -> Prepared:
         nodes=asked.nodes,
         walltime_s=asked.walltime_s,
         account=asked.account,
+        user_account=(user.place, user.account) if user.account else None,
+        environment_account=_environment_account(site),
         queue=asked.queue,
     )
     planned = make_plan(loaded, site, request, probe(loaded.config, site, cwd=cwd, environ=os.environ))
@@ -119,14 +123,21 @@ def print_problems(problems: Iterable[Problem]) -> None:
             click.echo(f"  {problem.where}: {problem.wrong}" + (f" ({problem.fix})" if problem.fix else ""), err=True)
 
 
-def _load(asked: Asked, cwd: Path) -> tuple[Loaded, Site]:
-    """The configuration and the site; the problems of both at once."""
+def _load(asked: Asked, cwd: Path) -> tuple[Loaded, Site, UserSite]:
+    """The configuration, the site and what the user says of it; the problems of all at once."""
     problems: list[Problem] = []
     loaded = _collect(problems, lambda: load_config(asked.configs, conf_dir=asked.conf_dir, sets=asked.sets, cwd=cwd))
     site = _collect(problems, lambda: load_site(_site_of(asked), asked.site_sets, cwd=cwd))
-    if problems or loaded is None or site is None:
+    user = _collect(problems, lambda: read_user_site(site.name if site else "", Path.home()))
+    if problems or loaded is None or site is None or user is None:
         raise UserError(problems)
-    return loaded, site
+    return loaded, site, user
+
+
+def _environment_account(site: Site) -> tuple[str, str] | None:
+    """The variable from which the scheduler's own commands would take an account, and the account."""
+    given = ((name, os.environ.get(name, "")) for name in SCHEDULERS[site.scheduler].account_variables)
+    return next(((f"${name}", account) for name, account in given if account), None)
 
 
 def _collect(problems: list[Problem], load: Callable[[], Value]) -> Value | None:
@@ -171,9 +182,14 @@ _OPTIONS = (
     click.option(
         "--site-set", "site_sets", multiple=True, metavar="FACT=VALUE", help="Override a fact of the site: --site-set node.gpus=4"
     ),
-    click.option("-N", "--nodes", type=click.IntRange(min=1), help="Nodes; default: the fewest that hold the model."),
+    click.option(
+        "-N",
+        "--nodes",
+        type=click.IntRange(min=1),
+        help="Nodes; default: from the configuration, else the fewest that hold the model.",
+    ),
     click.option("-t", "--time", "walltime_s", callback=_read_time, metavar="TIME", help="Walltime: 90m, 2h, 1d12h or HH:MM:SS."),
-    click.option("-A", "--account", help="Account that pays."),
+    click.option("-A", "--account", help="Account that pays; default: of ~/.config/neox-hpc/config.yml."),
     click.option("-q", "--queue", help="Queue (Slurm: partition)."),
     click.option("--name", help="Name of the job; default: the first configuration file's."),
     click.option("-o", "--output-dir", default="runs", show_default=True, help="Where run directories are made."),

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from neox_hpc.cli.show import print_json, print_table
-from neox_hpc.errors import UserError
-from neox_hpc.site import Site, list_sites, load_site
+from neox_hpc.errors import Problem, UserError
+from neox_hpc.site import Site, check_site, iter_facts, list_sites, load_site, show_walltime, source_of
 
 
 @click.group()
@@ -46,8 +46,42 @@ def show(name: str, sets: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(site.model_dump(mode="json"))
         return
-    rows = [(fact, value, _source(site, fact)) for fact, value in _facts(site.model_dump(mode="json", exclude={"sources", "find"}))]
+    rows = [(fact, _shown(value), source_of(site, fact)) for fact, value in iter_facts(site)]
     print_table(("FACT", "VALUE", "SOURCE"), rows)
+
+
+@sites.command()
+@click.argument("names", nargs=-1, metavar="[NAME|PATH]...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+def check(names: tuple[str, ...], as_json: bool) -> int:
+    """Check site files: keys, values, and a source for every fact.  Without a name: every site that can be named.
+
+    \b
+    Examples:
+      neox-hpc sites check slurm
+      neox-hpc sites check ~/.config/neox-hpc/sites/lab.yml
+    """
+    found = {name: _check(name) for name in names or list_sites()}
+    if as_json:
+        print_json({name: [{"where": p.where, "wrong": p.wrong, "fix": p.fix} for p in told] for name, (_, told) in found.items()})
+    else:
+        for name, (summary, problems) in found.items():
+            for problem in problems:
+                click.echo(str(problem), err=True)
+            click.echo(f"{name}: {summary}" if not problems else f"{name}: {len(problems)} problems")
+    return 2 if any(problems for _, problems in found.values()) else 0
+
+
+def _check(name: str) -> tuple[str, tuple[Problem, ...]]:
+    """One line about a site that is right, and its problems."""
+    try:
+        site = load_site(name)
+    except UserError as error:
+        return "", error.problems
+    facts = dict(iter_facts(site))
+    known, open_facts = [f for f, v in facts.items() if v is not None], [f for f, v in facts.items() if v is None]
+    left = f"; to be given: {', '.join(open_facts)}" if open_facts and not site.here else ""
+    return f"{len(known)} facts, each with its source{left}", tuple(check_site(site))
 
 
 def _load(name: str) -> Site | None:
@@ -63,18 +97,15 @@ def _row(name: str, file: str, site: Site | None) -> tuple[str, ...]:
     return name, site.scheduler, site.launcher, site.title, file
 
 
-def _facts(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    if isinstance(values, dict) and values:
-        return [fact for key, value in values.items() for fact in _facts(value, f"{prefix}.{key}" if prefix else key)]
-    if values is None:
-        return [(prefix, "not known")]
-    if values in ((), [], {}, ""):
-        return []
-    return [(prefix, ", ".join(map(str, values)) if isinstance(values, (list, tuple)) else str(values))]
-
-
-def _source(site: Site, fact: str) -> str:
-    """The source of a fact, or of the section it stands in."""
-    parts = fact.split(".")
-    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((site.sources[name] for name in names if name in site.sources), "")
+def _shown(value: Any) -> str:
+    """A fact on one line."""
+    if value is None:
+        return "not known"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, dict) and "walltime" in value:
+        return f"{value['min_nodes']}-{value['max_nodes']} nodes: {show_walltime(value['walltime'])}"
+    if isinstance(value, dict) and "value" in value:
+        many, few = value["min_nodes"], value["max_nodes"]
+        return value["value"] + (f" (from {many} nodes)" if many > 1 else "") + (f" (to {few})" if few else "")
+    return str(value)

@@ -34,5 +34,11 @@ class Step:
     module_args: tuple[str, ...] = ()
 
 
+def cores_of(text: str) -> list[int]:
+    """The cores of ``'49-55'`` or ``'0-3,8'``."""
+    ends = (part.partition("-") for part in text.split(","))
+    return [core for first, _, last in ends for core in range(int(first), int(last or first) + 1)]
+
+
 Launcher = Callable[[Step], list[str]]
 LauncherNote = Callable[[Step], str]

@@ -1,4 +1,7 @@
-"""DeepSpeed's launcher of one node: it starts a process a rank and ends all when one fails.  Source: deepspeed/launcher/launch.py, 0.19.8."""
+"""DeepSpeed's launcher of one node: it starts a process a rank and ends all when one fails.
+
+Source: deepspeed/launcher/launch.py, 0.19.8.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neox_hpc.launchers.interface import Step
+from neox_hpc.launchers.interface import Step, cores_of
 
 
 def srun(step: Step) -> list[str]:
@@ -31,9 +31,4 @@ def srun(step: Step) -> list[str]:
 
 def core_mask(cores: str) -> str:
     """``'1-3,8'`` -> ``'0x10e'``: bit n stands for core n."""
-    bits = 0
-    for part in cores.split(","):
-        first, _, last = part.partition("-")
-        for core in range(int(first), int(last or first) + 1):
-            bits |= 1 << core
-    return hex(bits)
+    return hex(sum(1 << core for core in cores_of(cores)))

@@ -70,7 +70,7 @@ class Scheduler(Protocol):
 
     @property
     def takes(self) -> frozenset[str]:
-        """Which of account, queue, walltime it understands."""
+        """Which of account, comment, queue, walltime it understands."""
         ...
 
     @property
@@ -86,6 +86,14 @@ class Scheduler(Protocol):
     def account(self) -> Pattern:
         """Of queues too."""
         ...
+
+    @property
+    def account_variables(self) -> tuple[str, ...]:
+        """The variables from which its own commands take an account, first one first."""
+        ...
+
+    @property
+    def comment(self) -> Pattern: ...
 
     @property
     def path(self) -> Pattern: ...

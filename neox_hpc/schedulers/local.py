@@ -28,6 +28,8 @@ class Local:
     starts_job: bool = False
     name: Pattern = RUN_NAME
     account: Pattern = _NONE
+    account_variables: tuple[str, ...] = ()
+    comment: Pattern = _NONE
     path: Pattern = _PATH
 
     def directives(self, plan: Plan) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ STATES = {
 """https://slurm.schedmd.com/job_state_codes.html"""
 
 _ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.,@+-]{0,63}", "letters, digits and _.,@+-")
+_COMMENT = Pattern(r"[A-Za-z0-9_.,:;@+=/ -]{1,200}", "letters, digits, blanks and _.,:;@+=/- (at most 200)")
 _PATH = Pattern(
     r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in --output a % begins a pattern, and a \\ ends patterns)"
 )
@@ -57,10 +58,12 @@ class Slurm:
     """sbatch, squeue, sacct, scancel."""
 
     template: str = "slurm.sh.j2"
-    takes: frozenset[str] = frozenset({"account", "queue", "walltime"})
+    takes: frozenset[str] = frozenset({"account", "comment", "queue", "walltime"})
     starts_job: bool = True
     name: Pattern = RUN_NAME
     account: Pattern = _ACCOUNT
+    account_variables: tuple[str, ...] = ("SBATCH_ACCOUNT", "SLURM_ACCOUNT")
+    comment: Pattern = _COMMENT
     path: Pattern = _PATH
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
@@ -71,6 +74,7 @@ class Slurm:
             f"--job-name={plan.name}",
             plan.account and f"--account={plan.account}",
             plan.queue and f"--partition={plan.queue}",
+            plan.comment and f'--comment="{plan.comment}"',  # sbatch takes the quotes away
             f"--nodes={plan.nodes}",
             f"--ntasks-per-node={plan.ranks_per_node}",
             plan.cores_per_rank and f"--cpus-per-task={plan.cores_per_rank}",

@@ -1,7 +1,7 @@
 #!/bin/bash
 # small on local: 2 ranks, 2 a node = tensor 1 x pipe 1 x data 2, 8 sequences a step. Written by neox-hpc.
 
-run=/work/runs/small
+run=/scratch/runs/small
 
 die() {
   echo "neox-hpc: $1" >&2

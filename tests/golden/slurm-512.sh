@@ -8,12 +8,12 @@
 #SBATCH --cpus-per-task=16
 #SBATCH --gpus-per-node=4
 #SBATCH --time=01:30:00
-#SBATCH --output=/work/runs/small/logs/job.out
+#SBATCH --output=/scratch/runs/small/logs/job.out
 #SBATCH --open-mode=append
 #SBATCH --no-requeue
 #SBATCH --export=NONE
 
-run=/work/runs/small
+run=/scratch/runs/small
 
 die() {
   echo "neox-hpc: $1" >&2

@@ -3,12 +3,12 @@
 #SBATCH --job-name=small
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=2
-#SBATCH --output=/work/runs/small/logs/job.out
+#SBATCH --output=/scratch/runs/small/logs/job.out
 #SBATCH --open-mode=append
 #SBATCH --no-requeue
 #SBATCH --export=NONE
 
-run=/work/runs/small
+run=/scratch/runs/small
 
 die() {
   echo "neox-hpc: $1" >&2

@@ -1,21 +1,16 @@
 #!/bin/bash
-# small on mountain: 4096 ranks, 8 a node = tensor 1 x pipe 1 x data 4096, 16384 sequences a step. Written by neox-hpc.
-#SBATCH --job-name=small
-#SBATCH --account=lab42
-#SBATCH --partition=batch
-#SBATCH --nodes=512
-#SBATCH --ntasks-per-node=8
-#SBATCH --cpus-per-task=7
-#SBATCH --gpus-per-node=8
-#SBATCH --time=12:00:00
-#SBATCH -C nvme
-#SBATCH --network=disable_rdzv_get
-#SBATCH --output=/work/runs/small/logs/job.out
+# 125M on slurm: 4 ranks, 4 a node = tensor 1 x pipe 1 x data 4, 16 sequences a step. Written by neox-hpc.
+#SBATCH --job-name=125M
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=4
+#SBATCH --cpus-per-task=16
+#SBATCH --gpus-per-node=4
+#SBATCH --output=/scratch/runs/small/logs/job.out
 #SBATCH --open-mode=append
 #SBATCH --no-requeue
 #SBATCH --export=NONE
 
-run=/work/runs/small
+run=/scratch/runs/small
 
 die() {
   echo "neox-hpc: $1" >&2
@@ -33,15 +28,7 @@ trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
 # --export=NONE keeps the submitting shell out of the job; without this, srun would keep this script's PATH out of its tasks.
 export SLURM_EXPORT_ENV=ALL
 
-. /etc/profile.d/modules.sh || exit
-module load PrgEnv-gnu/8.7.0 || exit
-module load rocm/7.1.1 || exit
-export OMP_NUM_THREADS=7
-export GLOO_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
-export NCCL_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
-export LD_LIBRARY_PATH="${CRAY_LD_LIBRARY_PATH:-}:${LD_LIBRARY_PATH:-}"
-export FI_MR_CACHE_MONITOR=kdreg2
-export NCCL_NET=OFI
+export OMP_NUM_THREADS=16
 export PYTHONDONTWRITEBYTECODE=1 # code/ stays what the receipt's hash says
 secrets=${HOME:-}/.config/neox-hpc/secrets.env # tokens are in no file of the run and in no argument
 if [ -r "$secrets" ]; then
@@ -54,18 +41,17 @@ set -u # only now: modules and other people's files do not all stand it
 
 # Port: from the job's number, so that neighbours differ, and below the ephemeral range.
 hostfile=$NEOX_HPC_ATTEMPT_DIR/hostfile
-scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/-hsn slots=8/' >"$hostfile"
+scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/ slots=4/' >"$hostfile"
 hosts=$(grep -c . "$hostfile")
-[ "$hosts" -eq 512 ] || die "the job has $hosts nodes and was planned for 512: see $hostfile"
+[ "$hosts" -eq 1 ] || die "the job has $hosts nodes and was planned for 1: see $hostfile"
 read -r MASTER_ADDR _ <"$hostfile"
 MASTER_PORT=$((10000 + ${SLURM_JOB_ID:?not in a Slurm job} % 20000))
 export MASTER_ADDR MASTER_PORT
 
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
-echo "neox-hpc: attempt $attempt, $hosts x 8 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
-srun --nodes=512 --ntasks=4096 --ntasks-per-node=8 --cpus-per-task=7 \
-  --cpu-bind=mask_cpu:0xfe000000000000,0xfe00000000000000,0xfe0000,0xfe000000,0xfe,0xfe00,0xfe00000000,0xfe0000000000 \
-  --distribution=block --kill-on-bad-exit=1 --mpi=none /sw/env/bin/python -u -m model.train "$run/run.json" &
+echo "neox-hpc: attempt $attempt, $hosts x 4 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
+srun --nodes=1 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=16 --distribution=block --kill-on-bad-exit=1 \
+  /opt/env/bin/python -u -m model.train "$run/run.json" &
 launcher=$!
 
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
