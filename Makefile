@@ -7,9 +7,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # torch's builds for CPUs, preferred where there is no NVIDIA or AMD driver; left out when it does not answer.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
+# Stamps: what running needs, and what testing needs besides.
 INSTALLED := $(VENV)/.installed
+TESTABLE := $(VENV)/.testable
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-full test-gpu bench lint wheel clean
@@ -21,11 +23,11 @@ help:
 quickstart: $(INSTALLED)
 	$(BIN)/neox-hpc quickstart
 
-test: $(INSTALLED)
+test: $(TESTABLE)
 	$(PYTEST) -q -m "not full and not gpu"
 
 # Keeps its result in docs/test-full.md.
-test-full: $(INSTALLED)
+test-full: $(TESTABLE)
 	@{ $(PYTEST) -q -m "not gpu"; echo $$? >$(VENV)/status; } 2>&1 | tee $(VENV)/test-full.log
 	@{ echo "# The last \`make test-full\`"; echo; \
 	  echo "$$(date -u '+%Y-%m-%d %H:%M UTC'), commit $$(git describe --always --dirty 2>/dev/null || echo unknown), $$($(BIN)/python --version)," \
@@ -33,19 +35,19 @@ test-full: $(INSTALLED)
 	  echo '```'; grep -E '^(FAILED|ERROR|SKIPPED)' $(VENV)/test-full.log; tail -n 1 $(VENV)/test-full.log; echo '```'; } >docs/test-full.md
 	@exit $$(cat $(VENV)/status)
 
-test-gpu: $(INSTALLED)
+test-gpu: $(TESTABLE)
 	$(PYTEST) -q -m gpu
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench
 
-lint: $(INSTALLED)
+lint: $(TESTABLE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck .ci/run tests/cluster/slurm-up
 
-wheel: $(INSTALLED)
+wheel: $(TESTABLE)
 	$(BIN)/python -m build --wheel --outdir dist
 
 clean:
@@ -60,5 +62,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@if test ! -e /proc/driver/nvidia/version && test ! -e /dev/kfd && \
 	  $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' $(TORCH_INDEX) 2>/dev/null; \
 	then $(PIP) --extra-index-url $(TORCH_INDEX) torch || echo "make: $(TORCH_INDEX) is left out" >&2; fi
+	$(PIP) --editable '.[train,plot]'
+	@touch $@
+
+$(TESTABLE): $(INSTALLED)
 	$(PIP) --editable '.[train,plot,test,dev]'
 	@touch $@
