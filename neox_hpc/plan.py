@@ -289,9 +289,7 @@ def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int)
     )
 
 
-def _solve(
-    loaded: Loaded, site: Site, world: int, ranks: int, vocab: int
-) -> tuple[Layout | None, BatchSizes | None, list[Problem]]:
+def _solve(loaded: Loaded, site: Site, world: int, vocab: int) -> tuple[Layout | None, BatchSizes | None, list[Problem]]:
     try:
         layout = loaded.config.layout(world)
     except ValueError as error:
