@@ -11,6 +11,7 @@ from model.config.keys import Section, live, planned, retired
 AttentionKind = Literal[
     "global", "local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer", "gmlp", "amlp", "flash", "rwkv", "mamba"
 ]
+Activation = Literal["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"]
 InitMethod = Literal[
     "normal",
     "scaled_normal",
@@ -76,9 +77,7 @@ class Architecture(Section):
     )
     sparsity_config: dict[str, Any] | None = planned(None, doc="Block sizes and patterns of sparse attention.")
     make_vocab_size_divisible_by: int = live(128, ge=1, doc="The vocabulary is padded to a multiple of this x model_parallel_size.")
-    activation: Literal["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"] = planned(
-        "gelu", doc="Activation of the MLP."
-    )
+    activation: Activation = planned("gelu", doc="Activation of the MLP.")
     use_flashattn_swiglu: bool = planned(False, doc="SwiGLU by flash-attn.")
     scaled_masked_softmax_fusion: bool = planned(False, doc="Fused softmax under a mask that is not causal.")
     fused_kernels_build_path: str | None = planned(None, doc="Where compiled kernels are kept.")

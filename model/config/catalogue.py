@@ -9,7 +9,7 @@ import json
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -191,11 +191,11 @@ def _property(field: FieldInfo, dotted: str) -> Mapping[str, Any]:
 
 def _value_schema(field: FieldInfo) -> dict[str, Any]:
     """Pydantic's own schema of a field's type and limits; absent is allowed everywhere, as in GPT-NeoX."""
-    from typing import Annotated
-
     from pydantic import TypeAdapter
 
-    kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    parts = (field.annotation, *field.metadata)
+    annotated: Any = Annotated
+    kind: Any = annotated[parts] if field.metadata else field.annotation
     schema: dict[str, Any] = TypeAdapter(kind).json_schema()
     return schema if _allows_null(schema) else {"anyOf": [schema, {"type": "null"}]}
 

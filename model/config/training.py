@@ -34,7 +34,9 @@ class Data(Section):
     valid_data_weights: tuple[float, ...] | None = live(None, strict=False, doc="Share of each validation file.")
     test_data_weights: tuple[float, ...] | None = live(None, strict=False, doc="Share of each test file.")
     split: str = live("969, 30, 1", doc="Shares of train, valid and test when only data_path is given.")
-    data_impl: Literal["infer", "mmap", "cached"] = planned("infer", trains=("infer", "mmap"), doc="Format of the token files; there is one so far.")
+    data_impl: Literal["infer", "mmap", "cached"] = planned(
+        "infer", trains=("infer", "mmap"), doc="Format of the token files; there is one so far."
+    )
     pack_impl: Literal["packed", "pack_until_overflow", "unpacked"] = planned("packed", doc="How documents fill a sample.")
     allow_chopped: bool = planned(True, doc="Documents longer than a sample are cut.")
     weight_by_num_documents: bool = planned(False, doc="Shares of the files follow their numbers of documents.")

@@ -1,0 +1,285 @@
+"""What a key may change, each as a function from a configuration's keys to a value that can be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from model.config import RunConfig
+from model.data.loader import open_data
+from model.data.tokens import TokenFileWriter
+from model.engine.start import join_ranks
+from model.generate import read_prompts, sample
+from model.gpt import GPT
+from model.implementations import choose
+from model.optim import learning_rate, make_optimizer
+from model.tokenizers import build_tokenizer
+from neox_hpc.render import render
+from tests import planning
+from tests.model.networks import VOCAB, small_batch, small_config
+from tests.ranks import RankPool
+
+Keys = Mapping[str, Any]
+TEXT = "An ant, an otter, and a newt at ten."
+
+
+@dataclasses.dataclass(frozen=True)
+class Here:
+    """Where an observation may read and write."""
+
+    folder: Path
+    pool: RankPool
+    files: Path
+    """Token files a and b, tokenizers, prompts."""
+
+    def fill(self, value: Any) -> Any:
+        """``FILES`` in a text is the folder of files."""
+        if isinstance(value, str):
+            return value.replace("FILES", str(self.files))
+        if isinstance(value, list):
+            return [self.fill(entry) for entry in value]
+        return value
+
+
+Observable = Callable[[dict[str, Any], Here], Any]
+
+# Networks ----------------------------------------------------------------------------------------------------------------
+
+
+def shapes(keys: dict[str, Any], here: Here) -> Any:
+    """Names and shapes of parameters and buffers."""
+    network = GPT(small_config(**keys), VOCAB)
+    return {name: tuple(value.shape) for name, value in (*network.named_parameters(), *network.named_buffers())}
+
+
+def first_loss(keys: dict[str, Any], here: Here) -> Any:
+    """Loss and gradient of the first step."""
+    config = small_config(**keys)
+    network = GPT(config, VOCAB).train()
+    torch.manual_seed(0)
+    loss = network(small_batch(length=config.architecture.seq_length))
+    loss.backward()
+    return float(loss.detach()), [float(p.grad.square().sum()) for p in network.parameters() if p.grad is not None]
+
+
+def bf16_logits(keys: dict[str, Any], here: Here) -> Any:
+    """The same network under reduced precision."""
+    network = GPT(small_config(**keys), VOCAB).to(torch.bfloat16).eval()
+    with torch.no_grad():
+        return network.logits(small_batch().tokens_BS).double().sum().item()
+
+
+def implementations(keys: dict[str, Any], here: Here) -> Any:
+    """The rows of the implementation table that run."""
+    return choose(small_config(**keys), torch.device("cpu")).rows()
+
+
+def longest_input(keys: dict[str, Any], here: Here) -> Any:
+    """How many tokens the positions can name."""
+    network = GPT(small_config(**keys), VOCAB)
+    taken = 0
+    for length in (24, 32, 48, 64):
+        try:
+            network.logits(torch.zeros(1, length, dtype=torch.int64))
+        except AssertionError:
+            break
+        taken = length
+    return taken
+
+
+def recomputed(keys: dict[str, Any], here: Here) -> Any:
+    """What the forward pass keeps for the backward pass: the bytes of tensors, and the parts that are computed again."""
+    network = GPT(small_config(**keys), VOCAB).train()
+    kept: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    import model.gpt as gpt
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        mock.patch.object(gpt, "checkpoint", wraps=gpt.checkpoint) as again,
+    ):
+        network(small_batch())
+    return sum(kept), again.call_count
+
+
+def rate_curve(keys: dict[str, Any], here: Here) -> Any:
+    """The learning rate of every step."""
+    config = small_config(train_iters=20, **keys)
+    return [learning_rate(config, step) for step in range(22)]
+
+
+def optimizer_steps(keys: dict[str, Any], here: Here) -> Any:
+    """Weights after two steps with given gradients."""
+    config = small_config(**keys)
+    network = GPT(config, VOCAB)
+    optimizer = make_optimizer(config, network.parameters())
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(2):
+        for parameter in network.parameters():
+            parameter.grad = 1e-3 * torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+    return float(sum(parameter.detach().double().abs().sum() for parameter in network.parameters()))
+
+
+# Plans -------------------------------------------------------------------------------------------------------------------
+
+
+def plan(keys: dict[str, Any], here: Here) -> Any:
+    """Nodes, layout and batch on a Slurm site of 4 GPUs a node."""
+    found = planning.plan(planning.slurm(), keys=keys)
+    return found.nodes, found.layout, found.batch
+
+
+def script(keys: dict[str, Any], here: Here) -> Any:
+    """The rendered job: directives and launch argv."""
+    return render(planning.plan(planning.slurm(), keys=keys))["job.sh"]
+
+
+def plan_problems(keys: dict[str, Any], here: Here) -> Any:
+    """What planning refuses."""
+    return planning.wrongs(planning.planned(planning.slurm(), keys=keys))
+
+
+def backend(keys: dict[str, Any], here: Here) -> Any:
+    """What torch.distributed is asked for on GPUs."""
+    asked = mock.MagicMock()
+    deepspeed: Any = SimpleNamespace(ops=SimpleNamespace(__compatible_ops__={}), init_distributed=mock.MagicMock())
+    with (
+        mock.patch("torch.cuda.set_device"),
+        mock.patch("torch.distributed.is_initialized", return_value=False),
+        mock.patch("torch.distributed.init_process_group", asked),
+        mock.patch("torch.distributed.get_backend"),
+        mock.patch.dict("sys.modules", deepspeed=deepspeed),
+        mock.patch.dict("os.environ"),
+    ):
+        join_ranks(torch.device("cuda", 0), small_config(**keys).training.distributed_backend)
+    return asked.call_args.args
+
+
+# Data and text -----------------------------------------------------------------------------------------------------------
+
+
+def served(keys: dict[str, Any], here: Here) -> Any:
+    """The first micro-batch of every split, and how many samples it has."""
+    config = RunConfig.from_keys(keys)
+    found = open_data(config, config.batch_sizes(config.layout(1)), here.folder / "index", build=True, eod=0, vocab_size=512)
+    splits = {name: getattr(found, name) for name in ("train", "valid", "test")}
+    return {
+        name: (len(split), split.batch(0, 0).tokens_BS.tolist(), split.batch(0, 0).loss_mask_BS.tolist())
+        for name, split in splits.items()
+        if split is not None
+    }
+
+
+def tokens(keys: dict[str, Any], here: Here) -> Any:
+    """A text's tokens."""
+    return build_tokenizer(RunConfig.from_keys(keys).tokenizer).encode(TEXT)
+
+
+def samples(keys: dict[str, Any], here: Here) -> Any:
+    """Texts sampled from the untrained network, and how many positions it computed for them."""
+    config = RunConfig.from_keys(keys)
+    tokenizer = build_tokenizer(config.tokenizer)
+    network = GPT(config, tokenizer.vocab_size).eval()
+    computed: list[int] = []
+    network.layers[0].register_forward_pre_hook(lambda layer, stage: computed.append(stage[0].x.shape[-1]))
+    found = list(sample(network, tokenizer, read_prompts(config, here.folder), config))
+    return [(one.context, one.text, one.length) for one in found], sum(computed)
+
+
+def generated(keys: dict[str, Any], here: Here) -> list[str]:
+    """Files that sampling leaves in the run directory."""
+    from model.config import RunFile
+    from model.generate import generate_run
+    from model.ranks import Ranks
+
+    config = RunConfig.from_keys(keys)
+    network = GPT(config, 512)
+    weights = {p.global_name: p.detach() for p in network.parameters()}  # type: ignore[attr-defined]
+    with (
+        mock.patch("model.generate.find_checkpoint", return_value=here.folder),
+        mock.patch("model.generate.load_weights", return_value=weights),
+    ):
+        run = RunFile(name="tiny", device="cpu", config=config)
+        generate_run(run, here.folder, Ranks(rank=0, world_size=1, local_rank=0), None)
+    return sorted(path.name for path in here.folder.iterdir())
+
+
+# Trainings ---------------------------------------------------------------------------------------------------------------
+
+
+def training(keys: dict[str, Any], here: Here) -> dict[str, Any]:
+    """A tiny training: metrics, checkpoints, printed lines."""
+    path = here.folder / "run"
+    if keys.get("save") is not None:
+        keys = keys | {"save": str(path / keys["save"])}
+    found: dict[str, Any] = here.pool.run("tests.model.keys.cases:train_here", path, keys)[0]
+    return found
+
+
+def metrics(keys: dict[str, Any], here: Here) -> Any:
+    """metrics.jsonl without times."""
+    return training(keys, here)["metrics"]
+
+
+def checkpoints(keys: dict[str, Any], here: Here) -> Any:
+    """The checkpoints in the run directory."""
+    return training(keys, here)["checkpoints"]
+
+
+def printed(keys: dict[str, Any], here: Here) -> Any:
+    """How many lines of steps are printed."""
+    lines = training(keys, here)["lines"]
+    assert lines, "the console prints steps in another form now"
+    return lines
+
+
+def engine(keys: dict[str, Any], here: Here) -> Any:
+    """DeepSpeed's own configuration object."""
+    return here.pool.run("tests.model.keys.cases:deepspeed_understands", keys)[0]
+
+
+# Files -------------------------------------------------------------------------------------------------------------------
+
+
+def write_files(folder: Path) -> None:
+    """Token files a and b (bytes, documents that end with 0), two tokenizers of two forms, prompts."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        with TokenFileWriter(folder / name, np.uint16) as writer:
+            for _ in range(60):
+                writer.add([*rng.integers(97, 122, size=int(rng.integers(5, 40))).tolist(), 0])
+    _write_tokenizers(folder)
+    (folder / "prompts.txt").write_text("ab\ncd\n")
+    (folder / "other.txt").write_text("xy\n")
+
+
+def _write_tokenizers(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    for name, size in (("small", 262), ("large", 270)):
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=["<|endoftext|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator([TEXT] * 3, trainer)
+        tokenizer.save(str(folder / f"{name}.json"))
+        (folder / name).mkdir()
+        tokenizer.model.save(str(folder / name))
+    merges = (folder / "large" / "merges.txt").read_text().splitlines()
+    (folder / "fewer.txt").write_text("\n".join(merges[:3]) + "\n")

@@ -1,0 +1,180 @@
+"""For every live key two values and the observable that must differ (DESIGN.md, rule 6); for every key that is passed to
+DeepSpeed a value to read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.model.keys import observables as see
+
+
+@dataclass(frozen=True)
+class Row:
+    """Two values of one key.  ``None`` leaves the key out."""
+
+    key: str
+    """Dotted for a key inside a section."""
+    one: Any
+    other: Any
+    see: see.Observable
+    given: dict[str, Any] = field(default_factory=dict)
+    """The other keys."""
+
+
+SHAPE: dict[str, Any] = {
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "seq_length": 16,
+    "max_position_embeddings": 16,
+    "pos_emb": "rotary",
+    "tokenizer_type": "CharLevelTokenizer",
+    "train_iters": 6,
+    "train_batch_size": 4,
+    "eval_interval": 2,
+    "eval_iters": 2,
+}
+DATA = SHAPE | {"data_path": "FILES/a", "split": "8,1,1"}
+LISTS = SHAPE | {"train_data_paths": ["FILES/a"], "valid_data_paths": ["FILES/a"], "test_data_paths": ["FILES/a"]}
+TWO_FILES = SHAPE | {f"{split}_data_paths": ["FILES/a", "FILES/b"] for split in ("train", "valid", "test")}
+TRAINED = DATA | {
+    "train_iters": 4,
+    "optimizer": {"type": "Adam", "params": {"lr": 0.01}},
+    "log_interval": 1,
+    "precision": "fp32",
+    "warmup": 0.0,
+}
+SAVED = TRAINED | {"save": "checkpoints", "checkpoint_factor": 2}
+LOADED = TRAINED | {"load": "FILES/trained/checkpoints", "train_iters": 6}
+HALF = SHAPE | {"fp16": {"enabled": True}}
+SAMPLED = DATA | {"temperature": 1.0, "maximum_tokens": 6, "eval_iters": 0}
+GPT2 = SHAPE | {
+    "tokenizer_type": "GPT2BPETokenizer",
+    "vocab_file": "FILES/large/vocab.json",
+    "merge_file": "FILES/large/merges.txt",
+}
+PARALLEL = {"gpt_j_residual": True}
+FOUR = {"num_layers": 4, "checkpoint_activations": True}
+
+LIVE = (
+    # the cut over GPUs, and the batch
+    Row("model_parallel_size", 1, 2, see.plan),
+    Row("pipe_parallel_size", 1, 2, see.plan),
+    Row("num_nodes", 1, 2, see.plan),
+    Row("num_gpus", 4, 3, see.plan_problems),
+    Row("global_num_gpus", 4, 8, see.plan_problems, {"num_nodes": 1}),
+    Row("account", "stars", "moons", see.script),
+    Row("comment", None, "first try", see.script),
+    Row("train_batch_size", 16, 32, see.plan, {"num_nodes": 1}),
+    Row("train_micro_batch_size_per_gpu", 1, 2, see.plan),
+    Row("gradient_accumulation_steps", 1, 3, see.plan),
+    # shape
+    Row("num_layers", 2, 3, see.shapes),
+    Row("hidden_size", 32, 64, see.shapes),
+    Row("intermediate_size", None, 96, see.shapes),
+    Row("no_weight_tying", False, True, see.shapes),
+    Row("make_vocab_size_divisible_by", 32, 128, see.shapes),
+    Row("use_bias_in_attn_linear", True, False, see.shapes),
+    Row("use_bias_in_mlp", True, False, see.shapes),
+    Row("gpt_j_tied", False, True, see.shapes, PARALLEL),
+    Row("max_position_embeddings", 24, 48, see.longest_input),
+    # the function
+    Row("num_attention_heads", 2, 4, see.first_loss),
+    Row("layernorm_epsilon", 1e-5, 1e-2, see.first_loss),
+    Row("pos_emb", "rotary", "none", see.first_loss),
+    Row("rotary_pct", 0.5, 1.0, see.first_loss),
+    Row("rotary_emb_base", 100, 10000, see.first_loss),
+    Row("gpt_j_residual", False, True, see.first_loss),
+    Row("hidden_dropout", 0.0, 0.2, see.first_loss),
+    Row("attention_dropout", 0.0, 0.2, see.first_loss),
+    Row("init_method", "normal", "small_init", see.first_loss),
+    Row("output_layer_init_method", "normal", "wang_init", see.first_loss),
+    Row("init_method_std", 0.02, 0.2, see.first_loss),
+    Row("seed", 1, 2, see.first_loss),
+    Row("attention_softmax_in_fp32", False, True, see.bf16_logits),
+    Row("attention_config", ["global", "global"], [[["flash"], "all"]], see.implementations),
+    Row("scaled_upper_triang_masked_softmax_fusion", False, True, see.implementations),
+    Row("bias_gelu_fusion", False, True, see.implementations),
+    Row("checkpoint_activations", False, True, see.recomputed),
+    Row("checkpoint_num_layers", 1, 2, see.recomputed, FOUR),
+    # the optimizer and its rate
+    Row("lr_decay_style", "linear", "cosine", see.rate_curve),
+    Row("lr_decay_iters", 10, 20, see.rate_curve),
+    Row("lr_decay_fraction", 0.5, 1.0, see.rate_curve),
+    Row("min_lr", 0.0, 1e-4, see.rate_curve),
+    Row("warmup", 0.1, 0.5, see.rate_curve),
+    Row("optimizer", {"params": {"lr": 1e-3}}, {"params": {"lr": 1e-2}}, see.rate_curve),
+    Row("optimizer.params", {"lr": 1e-3}, {"lr": 1e-2}, see.rate_curve),
+    Row("optimizer.params.lr", 1e-3, 1e-2, see.rate_curve),
+    Row("optimizer.params.betas", [0.9, 0.95], [0.5, 0.95], see.optimizer_steps),
+    Row("optimizer.params.eps", 1e-8, 1e-3, see.optimizer_steps),
+    Row("optimizer.params.adam_w_mode", True, False, see.optimizer_steps),
+    Row("weight_decay", 0.0, 0.5, see.optimizer_steps),
+    Row("gradient_clipping", 0.01, 1.0, see.metrics, TRAINED | {"optimizer": {"params": {"lr": 0.01, "eps": 0.1}}}),
+    # precision and ZeRO
+    Row("precision", "fp32", "bfloat16", see.engine, SHAPE),
+    Row("fp16", None, {"enabled": True}, see.engine, SHAPE),
+    Row("fp16.enabled", False, True, see.engine, SHAPE),
+    Row("bf16", None, {"enabled": True}, see.engine, SHAPE),
+    Row("bf16.enabled", False, True, see.engine, SHAPE),
+    Row("zero_optimization", {"stage": 0}, {"stage": 1}, see.engine, SHAPE),
+    Row("zero_optimization.stage", 0, 1, see.engine, SHAPE),
+    Row("distributed_backend", "nccl", "gloo", see.backend),
+    # text and data
+    Row("tokenizer_type", "HFTokenizer", "CharLevelTokenizer", see.tokens, SHAPE | {"vocab_file": "FILES/large.json"}),
+    Row("vocab_file", "FILES/small.json", "FILES/large.json", see.tokens, SHAPE | {"tokenizer_type": "HFTokenizer"}),
+    Row("merge_file", "FILES/large/merges.txt", "FILES/fewer.txt", see.tokens, GPT2),
+    Row("data_path", "FILES/a", "FILES/b", see.served, DATA),
+    Row("train_data_paths", ["FILES/a"], ["FILES/b"], see.served, LISTS),
+    Row("valid_data_paths", ["FILES/a"], ["FILES/b"], see.served, LISTS),
+    Row("test_data_paths", ["FILES/a"], ["FILES/b"], see.served, LISTS),
+    Row("train_data_weights", [1.0, 0.0], [0.0, 1.0], see.served, TWO_FILES),
+    Row("valid_data_weights", [1.0, 0.0], [0.0, 1.0], see.served, TWO_FILES),
+    Row("test_data_weights", [1.0, 0.0], [0.0, 1.0], see.served, TWO_FILES),
+    Row("split", "8,1,1", "5,3,2", see.served, DATA),
+    Row("seq_length", 8, 16, see.served, DATA),
+    Row("eod_mask_loss", False, True, see.served, DATA),
+    # the run
+    Row("train_iters", 2, 3, see.metrics, TRAINED),
+    Row("eval_interval", 2, 4, see.metrics, TRAINED),
+    Row("eval_iters", 0, 1, see.metrics, TRAINED),
+    Row("exit_interval", None, 2, see.metrics, TRAINED),
+    Row("peak_theoretical_tflops", None, 1.0, see.metrics, TRAINED),
+    Row("log_interval", 1, 2, see.printed, TRAINED),
+    Row("save", None, "checkpoints", see.checkpoints, SAVED),
+    Row("checkpoint_factor", 1, 4, see.checkpoints, SAVED),
+    Row("checkpoint_scale", "linear", "log", see.checkpoints, SAVED),
+    Row("extra_save_iters", None, [3], see.checkpoints, SAVED),
+    Row("keep_last_n_checkpoints", None, 1, see.checkpoints, SAVED),
+    Row("load", None, "FILES/trained/checkpoints", see.metrics, LOADED),
+    Row("finetune", False, True, see.metrics, LOADED),
+    Row("no_load_optim", False, True, see.metrics, LOADED),
+    # sampling
+    Row("text_gen_type", "unconditional", "input-file", see.samples, SAMPLED | {"sample_input_file": "FILES/prompts.txt"}),
+    Row("sample_input_file", "FILES/prompts.txt", "FILES/other.txt", see.samples, SAMPLED),
+    Row("temperature", 0.0, 1.0, see.samples, SAMPLED),
+    Row("top_k", 0, 1, see.samples, SAMPLED),
+    Row("top_p", 0.0, 0.01, see.samples, SAMPLED),
+    Row("maximum_tokens", 3, 6, see.samples, SAMPLED),
+    Row("num_samples", 1, 2, see.samples, SAMPLED),
+    Row("recompute", False, True, see.samples, SAMPLED),
+    Row("sample_output_file", "one.jsonl", "other.jsonl", see.generated, SAMPLED),
+)
+
+PASSED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "steps_per_print": (7, SHAPE),
+    "wall_clock_breakdown": (True, SHAPE),
+    "fp16.loss_scale": (128.0, HALF),
+    "fp16.initial_scale_power": (9, HALF),
+    "fp16.loss_scale_window": (77, HALF),
+    "fp16.hysteresis": (5, HALF),
+    "fp16.min_loss_scale": (4.0, HALF),
+    "zero_optimization.allgather_partitions": (False, SHAPE),
+    "zero_optimization.allgather_bucket_size": (12345, SHAPE),
+    "zero_optimization.overlap_comm": (True, SHAPE),
+    "zero_optimization.reduce_scatter": (False, SHAPE),
+    "zero_optimization.reduce_bucket_size": (54321, SHAPE),
+    "zero_optimization.contiguous_gradients": (True, SHAPE),
+}
+"""Key -> a value that is not its default, and the keys around it."""
