@@ -10,7 +10,16 @@ from typing import Any
 
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.marked_yaml import Marked, assign, located, merged, read_marked
-from neox_hpc.vocabulary import ConfigError, RunConfig, Translated, check_fragment, is_fragment, translate
+from neox_hpc.vocabulary import (
+    ConfigError,
+    KeyProblem,
+    RunConfig,
+    Translated,
+    check_fragment,
+    is_fragment,
+    translate,
+    untrained_in_fragment,
+)
 
 SUFFIXES = (".yml", ".yaml", ".json")
 
@@ -55,8 +64,10 @@ def load_config(
 class Checked:
     """What a check of files found; there was no problem."""
 
-    loaded: Loaded | None
-    """Absent for a part of a configuration."""
+    whole: bool
+    """False: the files are a part of a configuration."""
+    untrained: tuple[Problem, ...]
+    """The values that plan and render, and that training refuses."""
     files: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -77,11 +88,11 @@ def check_files(
     base = cwd or Path.cwd()
     read = _read(paths, conf_dir, sets, base)
     if not fragment and not is_fragment(read.written):
-        loaded = load_config(paths, conf_dir=conf_dir, sets=sets, cwd=base)
-        return Checked(loaded=loaded, files=loaded.files, notes=loaded.notes)
+        untrained = load_config(paths, conf_dir=conf_dir, sets=sets, cwd=base).config.untrained()
+        return read.checked(untrained, whole=True)
     if problems := check_fragment(read.written):
         raise UserError(read.problem(p.key, p.wrong, p.fix) for p in problems)
-    return Checked(loaded=None, files=read.files, notes=read.notes)
+    return read.checked(untrained_in_fragment(read.written), whole=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +108,10 @@ class _Sources:
     @property
     def notes(self) -> tuple[str, ...]:
         return tuple(f"{located(self.places, note.keys[0])}: {note.text}{_also(note.keys)}" for note in self.translated.notes)
+
+    def checked(self, untrained: Sequence[KeyProblem], *, whole: bool) -> Checked:
+        shown = tuple(self.problem(problem.key, problem.wrong, problem.fix) for problem in untrained)
+        return Checked(whole=whole, untrained=shown, files=self.files, notes=self.notes)
 
     def problem(self, key: str, wrong: str, fix: str) -> Problem:
         return Problem(located(self.places, key, self.files[0] if self.files else "--set"), wrong, fix)

@@ -40,6 +40,7 @@ from model.config import (  # noqa: E402 (only after the check)
     is_fragment,
     nearest_key,
     translate,
+    untrained_in_fragment,
     write_run,
 )
 
@@ -68,5 +69,6 @@ __all__ = [
     "is_fragment",
     "nearest_key",
     "translate",
+    "untrained_in_fragment",
     "write_run",
 ]

@@ -166,12 +166,12 @@ def test_a_foreign_package_named_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_check_takes_a_file_without_required_keys_as_a_part(folder: Path) -> None:
     (folder / "part.yml").write_text("save: checkpoints\nattention-config: [[[global], all]]")
-    assert check_files(["part"], cwd=folder).loaded is None
-    assert check_files(["model"], cwd=folder).loaded is not None
+    assert not check_files(["part"], cwd=folder).whole
+    assert check_files(["model"], cwd=folder).whole
     (folder / "half.yml").write_text("num_layers: 2")
     with pytest.raises(UserError, match="hidden_size: is required and absent"):
         check_files(["half"], cwd=folder)
-    assert check_files(["half"], fragment=True, cwd=folder).loaded is None
+    assert not check_files(["half"], fragment=True, cwd=folder).whole
 
 
 def test_a_part_is_checked_for_what_it_says(folder: Path) -> None:
@@ -205,3 +205,16 @@ def test_text_mistakes_and_wrong_keys_are_shown_together(folder: Path) -> None:
         " / YAML 1.1 reads no, off, yes and on as false and true; put the text in quotes",
         "more.yml:3  log_interval: expected a whole number, got the text '1e3' / YAML 1.1 reads 1e3 as text; write 1000",
     ]
+
+
+def test_a_check_says_what_would_not_train_yet(folder: Path) -> None:
+    (folder / "part.yml").write_text("pos_emb: alibi\nhostfile: /mock_path\nzero_optimization: {stage: 3}\nuse_wandb: true")
+    for names in (["part"], ["model", "part"]):
+        found = [f"{p.where}: {p.wrong} / {p.fix}" for p in check_files(names, cwd=folder).untrained]
+        assert found == [
+            "part.yml:1  pos_emb: alibi does not train yet / write rotary or none",
+            "part.yml:3  zero_optimization.stage: 3 does not train yet / write 0 or 1",
+            "part.yml:4  use_wandb: true is known and not built yet / remove it",
+        ]
+    (folder / "part.yml").write_text("seed: 3")
+    assert check_files(["part"], cwd=folder).untrained == ()

@@ -6,7 +6,17 @@ Needs pydantic and the standard library only, so that the control plane can use 
 from model.config.former import FORMER, FormerNote, Translated, translate
 from model.config.keys import KeyProblem
 from model.config.layout import BatchSizes, Layout
-from model.config.run import KEYS, SECTIONS, ConfigError, RunConfig, check_fragment, is_fragment, iter_keys, nearest_key
+from model.config.run import (
+    KEYS,
+    SECTIONS,
+    ConfigError,
+    RunConfig,
+    check_fragment,
+    is_fragment,
+    iter_keys,
+    nearest_key,
+    untrained_in_fragment,
+)
 from model.config.runfile import Origin, RunFile, read_run, write_run
 
 __all__ = [
@@ -28,5 +38,6 @@ __all__ = [
     "nearest_key",
     "read_run",
     "translate",
+    "untrained_in_fragment",
     "write_run",
 ]

@@ -159,6 +159,14 @@ def check_fragment(values: Mapping[str, Any]) -> tuple[KeyProblem, ...]:
     return tuple(_read(values, fragment=True)[1])
 
 
+def untrained_in_fragment(values: Mapping[str, Any]) -> tuple[KeyProblem, ...]:
+    """The values of a part of a configuration, without problems, that do not train yet."""
+    sections, _ = _read(values, fragment=True)
+    written = translate(values).values
+    found = (problem for section in sections.values() if not isinstance(section, Launch) for problem in _untrained(section, ""))
+    return tuple(problem for problem in found if problem.key.partition(".")[0] in written)
+
+
 def is_fragment(values: Mapping[str, Any]) -> bool:
     """A file that gives none of the required keys is meant as a part of a configuration."""
     required = {key for section in _REQUIRED for key, field in section.model_fields.items() if field.is_required()}
@@ -167,14 +175,14 @@ def is_fragment(values: Mapping[str, Any]) -> bool:
 
 def _untrained(section: Section, prefix: str) -> Iterator[KeyProblem]:
     for key, field in type(section).model_fields.items():
-        value, dotted = getattr(section, key), f"{prefix}{key}"
+        value, dotted = getattr(section, key, None), f"{prefix}{key}"
         if isinstance(value, Section):
             yield from _untrained(value, f"{dotted}.")
             continue
         trains = trained_values(field)
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         if status_of(field) is Status.PLANNED and trains is None and value != default:
-            fix = f"remove it (the default is {_named(default)})" if default is not None else "remove it"
+            fix = f"remove it; the default is {_named(default)}" if default is not None else "remove it"
             yield KeyProblem(key=dotted, wrong=f"{_named(value)} is known and not built yet", fix=fix)
         if trains is not None and value not in trains and value is not None:
             fix = f"write {' or '.join(map(_named, trains))}"
@@ -241,10 +249,11 @@ def _read(written: Mapping[str, Any], *, fragment: bool = False) -> tuple[dict[s
         try:
             sections[name] = section.model_validate(given) if given or section in _REQUIRED else section.model_construct()
         except ValidationError as error:
-            found = error.errors()
             missed = ("missing", "absent") if fragment else ()
-            top = [details for details in found if len(details["loc"]) <= 1 and details["type"] in missed]
-            problems += [_problem(section, details) for details in found if details not in top]
+            found = [details for details in error.errors() if len(details["loc"]) > 1 or details["type"] not in missed]
+            problems += [_problem(section, details) for details in found]
+            if not found:
+                sections[name] = section.model_construct(set(given), **given)
     problems += [refusal for key, value in values.items() if (refusal := _refusal(key, value)) is not None]
     return sections, problems
 

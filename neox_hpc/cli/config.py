@@ -118,23 +118,15 @@ def keys(status: str | None, as_json: bool, markdown: bool) -> None:
 
 
 def _verdict(checked: Checked) -> str:
-    files = ", ".join(checked.files)
-    if checked.loaded is None:
-        return f"{files}: fine, as a part of a configuration"
-    untrained = checked.loaded.config.untrained()
-    if not untrained:
-        return f"{files}: fine"
-    width = max(len(problem.key) for problem in untrained)
-    lines = [f"  {p.key.ljust(width)}  {_where(checked.loaded, p.key)}: {p.wrong}; {p.fix}" for p in untrained]
-    return "\n".join([f"{files}: fine, and would not train yet:", *lines])
+    verdict = f"{', '.join(checked.files)}: fine" + ("" if checked.whole else ", as a part of a configuration")
+    if not checked.untrained:
+        return verdict
+    lines = [f"  {problem.where}: {problem.wrong}; {problem.fix}" for problem in checked.untrained]
+    return "\n".join([f"{verdict}, and would not train yet:", *lines])
 
 
 def _default(row: Any) -> str:
     return "required" if row.required else "" if row.type == "section" or row.default is None else json.dumps(row.default)
-
-
-def _where(loaded: Loaded, key: str) -> str:
-    return loaded.where(key).partition("  ")[0]
 
 
 def _run_file(loaded: Loaded) -> RunFile:

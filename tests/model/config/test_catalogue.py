@@ -81,3 +81,15 @@ def test_keys_and_schema_are_printed() -> None:
     assert sum(as_json["counts"].values()) == 321
     assert json.loads(run.invoke(config, ["schema"]).stdout)["title"].startswith("neox-hpc")
     assert run.invoke(config, ["keys", "--markdown"]).stdout == page()
+
+
+def test_a_check_names_the_file_and_the_block_of_what_would_not_train(tmp_path: Path) -> None:
+    file = tmp_path / "part.yml"
+    file.write_text("use_wandb: true\nwarmup_iters: 5\ntrain_iters: 10\n")
+    found = CliRunner().invoke(config, ["check", str(file)])
+    assert found.exit_code == 0
+    assert found.stderr == f"note: {file}:2  warmup_iters: is now warmup, a share of the decay's 10 steps: read as 0.5\n"
+    assert found.stdout == (
+        f"{file}: fine, as a part of a configuration, and would not train yet:\n"
+        f"  {file}:1  use_wandb: true is known and not built yet; remove it\n"
+    )
