@@ -144,7 +144,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     problems += [*_check_model(loaded, site), *_check_launch(loaded, site, ranks, nodes.value)]
     layout, batch, wrong = _solve(loaded, site, (nodes.value or 1) * ranks, vocab)
     problems += wrong
-    notes = [decision.reason for decision in (nodes, walltime) if decision.reason]
+    notes = [*loaded.notes, *(decision.reason for decision in (nodes, walltime) if decision.reason)]
     notes += [*_default_notes(loaded, site, request, account, queue), *_unknown_notes(site, loaded, request, facts)]
     if layout is not None and batch is not None and nodes.value is not None:
         notes += _batch_note(loaded.config, layout, batch)

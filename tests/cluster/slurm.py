@@ -94,16 +94,20 @@ class Slurm:
 
 
 @contextmanager
-def running_slurm(nodes: int) -> Iterator[Slurm]:
-    """A cluster for the length of a ``with``.
+def running_slurm(nodes: int, shape: str | None = None) -> Iterator[Slurm]:
+    """A cluster for the length of a ``with``; with a ``shape`` (lines of slurm.conf) its nodes are pretended, and ``nodes`` is 0.
 
     Its end needs no cooperation: process 1 of its process namespace ends when its stdin closes, be it that this process is killed,
     and the kernel then kills the daemons, the jobs and their ranks, and frees the network.
     """
     # in /tmp by its name: munged trusts only a path that no one else can write, and a socket's path has to be short
     home = Path(tempfile.mkdtemp(prefix="neox-hpc-slurm-", dir="/tmp"))
+    words = [str(home), str(nodes)]
+    if shape is not None:
+        (home / "shape").write_text(shape)
+        words.append(str(home / "shape"))
     process = subprocess.Popen(
-        [*_NETWORK, *_PROCESSES, str(_SCRIPT), str(home), str(nodes)],
+        [*_NETWORK, *_PROCESSES, str(_SCRIPT), *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,91 @@
+"""Every Slurm profile against a real Slurm of its shape: what the plan allows is accepted, a GPU or a node more is refused.
+
+slurmctld alone, with partitions and nodes from the site file; `sbatch --test-only` needs nobody on the nodes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neox_hpc.render import render_script
+from neox_hpc.site import Queue, Site, list_sites, load_site, show_walltime
+from tests.cluster.slurm import REQUIRED, Slurm, obstacle, running_slurm
+from tests.planning import plan_shipped
+
+pytestmark = pytest.mark.cluster
+
+SITES = [name for name in list_sites(Path("/nonexistent")) if (at := load_site(name)).scheduler == "slurm" and at.queues]
+"""Those whose limits are known."""
+
+
+def queues_of(site: Site) -> dict[str, Queue]:
+    """Queue by queue, without the qualities of service: those need an accounting database."""
+    return {name: queue for name, queue in (site.queues or {}).items() if queue.partition is None}
+
+
+def shape_of(site: Site) -> str:
+    """Lines of slurm.conf that pretend a site.  A node of State=CLOUD counts as one that could be switched on."""
+    features = [word.partition(" ")[2] for word in site.directives if word.startswith("-C ")]
+    node = site.node
+    lines = [
+        *("GresTypes=gpu", "ResumeProgram=/bin/true", "SuspendProgram=/bin/true", "SuspendTime=60"),
+        f"NodeName=node[1-{site.max_nodes}] CPUs={node.cores} Gres=gpu:{node.gpus} Feature={','.join(features)} State=CLOUD",
+    ]
+    for name, queue in queues_of(site).items():
+        most, longest = max(bin.max_nodes for bin in queue.bins), max(bin.walltime for bin in queue.bins)
+        lines.append(f"PartitionName={name} Nodes=ALL MaxNodes={most} MaxTime={show_walltime(longest)}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module", params=SITES)
+def pretended(request: pytest.FixtureRequest) -> Iterator[tuple[Site, Slurm]]:
+    if reason := obstacle():
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, and {reason}")
+        pytest.skip(reason)
+    site = load_site(request.param, ("software.python=/sw/env/bin/python",))
+    with running_slurm(nodes=0, shape=shape_of(site)) as cluster:
+        yield site, cluster
+
+
+def judge(cluster: Slurm, folder: Path, script: str) -> tuple[int, str]:
+    """Exit status of ``sbatch --test-only`` and what it says."""
+    (folder / "job.sh").write_text(script)
+    said = cluster.on_login_node(["sbatch", "--test-only", str(folder / "job.sh")], timeout_s=30)
+    return said.returncode, said.stderr
+
+
+def script_of(site: Site, queue: str, nodes: int | None) -> str:
+    return render_script(plan_shipped(site, "20B", account="lab42", queue=queue, nodes=nodes))
+
+
+def test_20b_is_accepted_in_every_queue_at_the_edges_of_every_bin(pretended: tuple[Site, Slurm], tmp_path: Path) -> None:
+    site, cluster = pretended
+    for name, queue in queues_of(site).items():
+        for nodes in (None, *(edge for node_bin in queue.bins for edge in (node_bin.min_nodes, node_bin.max_nodes))):
+            status, said = judge(cluster, tmp_path, script_of(site, name, nodes))
+            assert (status, f"in partition {name}" in said) == (0, True), said
+            assert nodes is None or f"using {nodes * (site.node.cores or 0)} processors" in said, said
+
+
+def test_a_gpu_a_core_a_node_or_a_minute_too_many_is_refused(pretended: tuple[Site, Slurm], tmp_path: Path) -> None:
+    site, cluster = pretended
+    for name, queue in queues_of(site).items():
+        last = queue.bins[-1]
+        script = script_of(site, name, last.max_nodes)
+        more = {
+            "gpus-per-node": str((site.node.gpus or 0) + 1),
+            "cpus-per-task": str((site.node.cores or 0) // (site.node.ranks or 1) + 1),
+            "nodes": str(last.max_nodes + 1),
+            "time": show_walltime(last.walltime + 60),
+        }
+        for option, value in more.items():
+            changed, times = re.subn(rf"(?m)^#SBATCH --{option}=.*", f"#SBATCH --{option}={value}", script)
+            assert times == 1
+            status, said = judge(cluster, tmp_path, changed)
+            assert status != 0 and "allocation failure" in said, f"{option}={value}: {said}"
