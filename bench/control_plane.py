@@ -11,6 +11,7 @@ from pathlib import Path
 ROUNDS = 10
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "125M.yml"
+LARGE = ROOT / "configs" / "20B.yml"
 SLURM = ("--site", "slurm", "--site-set", "node.gpus=4", "--site-set", "node.accelerator=cuda", "--site-set", "node.cores=64")
 
 
@@ -23,6 +24,7 @@ def measure_control_plane(folder: Path) -> dict[str, str]:
         "neox-hpc --help": (*entry, "--help"),
         "neox-hpc submit --site slurm --dry-run 125M.yml": dry_run,
         "neox-hpc submit --site slurm --dry-run --nodes 9472": (*dry_run, "--nodes", "9472"),
+        "neox-hpc submit --site frontier --dry-run 20B.yml": (*entry, "submit", "--site", "frontier", "--dry-run", str(LARGE)),
     }
     best = dict.fromkeys(commands, float("inf"))
     for _ in range(ROUNDS):

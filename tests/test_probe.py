@@ -106,3 +106,37 @@ def test_load_written_as_save_needs_not_exist(tmp_path: Path, root: Path) -> Non
 def test_the_machine_is_read_only_for_a_site_that_is_this_machine(tmp_path: Path, root: Path) -> None:
     assert probe(loaded().config, slurm(), cwd=tmp_path, environ={}, root=root).machine == Machine()
     assert probe(loaded().config, site("local"), cwd=tmp_path, environ={}, root=root).machine.cores == 7
+
+
+UNIGRAM = '{"added_tokens": [], "model": {"vocab": [["a", -1.0], ["b", -2.0]]}}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "size"),
+    [
+        ("HFTokenizer", '{"added_tokens": [{"content": "<|e|>"}, {"content": "a"}], "model": {"vocab": {"a": 0, "b": 1}}}', 3),
+        ("HFTokenizer", UNIGRAM, 2),
+        ("GPT2BPETokenizer", '{"a": 0, "b": 1, "<|endoftext|>": 2}', 3),
+        ("CharLevelTokenizer", "", 512),
+        ("HFTokenizer", "no JSON", None),
+        ("HFTokenizer", "[1]", None),
+        ("SPMTokenizer", "\x01", None),
+    ],
+)
+def test_vocabulary_is_counted_in_the_tokenizers_file(tmp_path: Path, root: Path, kind: str, text: str, size: int | None) -> None:
+    put(tmp_path, "data/tokenizer.json", text)
+    config = loaded(tokenizer_type=kind).config
+    assert probe(config, slurm(), cwd=tmp_path, environ={}, root=root).vocab_size == size
+
+
+def test_vocabulary_of_an_absent_file_is_unknown(tmp_path: Path, root: Path) -> None:
+    assert probe(loaded().config, slurm(), cwd=tmp_path, environ={}, root=root).vocab_size is None
+
+
+def test_counted_vocabulary_is_the_librarys(tmp_path: Path, root: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="pip install tokenizers")
+    library = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    library.add_special_tokens(["<|endoftext|>"])
+    library.add_tokens(["ab", "  "])
+    put(tmp_path, "data/tokenizer.json", library.to_str())
+    assert probe(loaded().config, slurm(), cwd=tmp_path, environ={}, root=root).vocab_size == library.get_vocab_size()

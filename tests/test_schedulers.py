@@ -38,6 +38,10 @@ def test_slurm_directives_of_a_plan() -> None:
     )
 
 
+def test_a_comment_may_hold_blanks() -> None:
+    assert '--comment="a b"' in SLURM.directives(plan(slurm(), keys={"comment": "a b"}))
+
+
 def test_slurm_asks_for_nothing_that_is_not_known() -> None:
     directives = SLURM.directives(plan(site("slurm", "node.gpus=0", "software.python=/p")))
     assert [word.partition("=")[0] for word in directives] == [

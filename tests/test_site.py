@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from neox_hpc.errors import UserError
-from neox_hpc.site import EnvValue, Site, list_sites, load_site, read_walltime, show_walltime
+from neox_hpc.site import EnvValue, Site, check_site, list_sites, load_site, read_walltime, show_walltime
+from tests.desk import Desk, desk
 from tests.planning import SLURM_FACTS
+
+__all__ = ["desk"]
 
 SHIPPED = list_sites(Path("/nonexistent"))
 
@@ -39,24 +42,34 @@ def test_shipped_site_loads_under_its_own_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_fact_of_a_shipped_site_has_a_source_and_every_open_one_is_null(name: str) -> None:
-    written = yaml.safe_load(SHIPPED[name].read_text())
-    sources, open_facts = written["sources"], written.get("find", {})
-    words = {"name", "title", "url", "here", "sources", "find"}
-    unsourced = []
-    for fact, value in _flat({key: value for key, value in written.items() if key not in words}):
-        known = any(fact == source or fact.startswith(f"{source}.") for source in sources)
-        if value is not None and not known:
-            unsourced.append(fact)
-        assert not (value is not None and fact in open_facts), f"{fact} is known: no need to say how to find it"
-    assert unsourced == []
+def test_every_fact_of_a_shipped_site_has_a_source_and_every_open_one_a_way_to_find_it(name: str) -> None:
+    assert [str(problem) for problem in check_site(load_site(name))] == []
 
 
-def _flat(values: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    found: list[tuple[str, object]] = []
-    for key, value in values.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return found
+def test_facts_of_a_real_machine_are_dated() -> None:
+    undated = {fact for fact, source in load_site("frontier").sources.items() if not re.search(r"20\d\d-\d\d-\d\d", source)}
+    assert undated == set()
+
+
+def test_what_a_profile_lacks_is_named(tmp_path: Path) -> None:
+    text = "scheduler: slurm\nlauncher: srun\nnode: {gpus: 4, cores: 8}\nsources: {scheduler: x, launcher: x, node.cores: x}\n"
+    (tmp_path / "x.yml").write_text(text + "find: {node.cores: ask}\n")
+    found = [f"{p.where.split('  ')[1]}: {p.wrong}" for p in check_site(load_site("x.yml", cwd=tmp_path))]
+    assert found == [
+        "node.gpus: has no source",
+        "software.python: is not known, and nothing says how to find it",
+        "find.node.cores: node.cores is known",
+    ]
+
+
+def test_sites_check_says_what_it_found(desk: Desk) -> None:
+    said = desk("sites", "check")
+    assert said.code == 0 and len(said.out.splitlines()) == len(SHIPPED)
+    assert desk("sites", "check", "frontier").out.startswith("frontier: ")
+    (desk.cwd / "x.yml").write_text("extends: slurm\nnode: {gpus: 4, gpuz: 4}\n")
+    said = desk("sites", "check", "x.yml", "frontier")
+    assert said.code == 2 and "did you mean gpus?" in said.err and "x.yml: 1 problems" in said.out
+    assert set(desk("sites", "check", "--json").facts) == set(SHIPPED)
 
 
 def test_generic_slurm_guesses_nothing() -> None:
@@ -96,6 +109,12 @@ def test_own_site_comes_before_a_shipped_one_of_the_same_name(home: Path) -> Non
     assert load_site("slurm", home=home).node.gpus == 2
 
 
+def test_own_site_extends_the_shipped_one_of_its_own_name(home: Path) -> None:
+    own(home, "frontier", "extends: frontier\nsoftware: {python: /my/python}\n")
+    site = load_site("frontier", home=home)
+    assert (site.software.python, site.node.gpus) == ("/my/python", 8)
+
+
 def test_extending_in_a_circle_is_refused(home: Path) -> None:
     own(home, "a", "extends: b")
     path = own(home, "b", "extends: a")
@@ -128,6 +147,16 @@ def test_unknown_names_and_absent_paths_say_what_there_is(tmp_path: Path) -> Non
         ("scheduler: slrum", "1  scheduler: unknown scheduler 'slrum' / write one of slurm, local"),
         ("launcher: torchrun", "1  launcher: unknown launcher 'torchrun' / write one of srun, local"),
         ("node: {gpus: 0, accelerator: cuda}", "1  node: accelerator cuda on a node without GPUs / write accelerator: cpu"),
+        ("node: {gpus: 2, cpu_masks: [0-7, 7-9]}", "1  node: cpu_masks names a core twice / give every rank cores of its own"),
+        ("node: {gpus: 2, cores: 3, cpu_masks: [0-1, 2-3]}", "1  node: cpu_masks names 4 cores and a job may use 3 / correct one"),
+        (
+            "queues: {a: {bins: [{max_nodes: 4, walltime: 2h}, {min_nodes: 4, max_nodes: 9, walltime: 3h}]}}",
+            "1  queues.a.bins: the bins meet at 4 nodes / write them in order",
+        ),
+        (
+            "queues: {a: {bins: [{min_nodes: 4, max_nodes: 3, walltime: 2h}]}}",
+            "1  queues.a.bins.0: a bin from 4 to 3 nodes is empty /",
+        ),
         ("node: {gpus: 4, cpu_masks: [0-7]}", "1  node: cpu_masks has 1 entries for 4 ranks a node / "),
         ("node: {cpu_masks: [all]}", "1  node.cpu_masks: 'all' is no list of cores / write e.g. '49-55' or '0-3,8-11'"),
         ("software: {python: python3}", "1  software.python: 'python3' is not an absolute path / write the result of"),

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ class Stage:
 
 
 @pytest.fixture(params=["bash", "dash"])
-def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
     if shutil.which(request.param) is None:
         pytest.skip(f"no {request.param} here: apt-get install {request.param}")
     for folder in ("run/logs", "run/code", "bin", "record", "home"):
@@ -95,7 +94,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     for name, text in (("srun", RECORDER), ("python", RECORDER), ("scontrol", SCONTROL)):
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
-    yield Stage(root=tmp_path, shell=request.param)
+    return Stage(root=tmp_path, shell=request.param)
 
 
 def slurm_job(stage: Stage, *sets: str, nodes: int = 2) -> Plan:
@@ -131,6 +130,23 @@ def test_hostfile_lists_every_node_with_its_slots_and_the_sites_suffix(stage: St
     stage.finish(slurm_job(stage, "network.host_suffix=-ib"))
     assert (stage.run / "logs/1/hostfile").read_text() == "n1-ib slots=2\nn2-ib slots=2\n"
     assert stage.env()["MASTER_ADDR"] == "n1-ib"
+
+
+@pytest.mark.parametrize(("printed", "address"), [("10.1.2.3", "10.1.2.3"), ("10.1.2.3 10.9.9.9 ", "10.1.2.3")])
+def test_a_site_may_call_the_first_node_by_its_address(stage: Stage, printed: str, address: str) -> None:
+    (stage.root / "bin" / "hostname").write_text(f"#!/bin/sh\n[ $1 = -i ] && echo '{printed}'\n")
+    (stage.root / "bin" / "hostname").chmod(0o755)
+    stage.finish(slurm_job(stage, "network.address=ip"))
+    assert stage.env()["MASTER_ADDR"] == address
+
+
+def test_an_address_that_other_nodes_cannot_reach_ends_the_job(stage: Stage) -> None:
+    (stage.root / "bin" / "hostname").write_text("#!/bin/sh\necho 127.0.1.1\n")
+    (stage.root / "bin" / "hostname").chmod(0o755)
+    status, output = stage.finish(slurm_job(stage, "network.address=ip"))
+    assert (status, stage.outcome()) == (1, "exit_status=1\n")
+    assert "hostname -i knows no address of this node: '127.0.1.1'" in output
+    assert not (stage.root / "record" / "argv").exists()
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 137])
