@@ -1,0 +1,55 @@
+"""What only a GPU can show; ``make test-gpu`` runs it where there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
+
+from model.config import RunConfig, RunFile, write_run
+from tests.model.tiny import KEYS, curve, write_tokens
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: make test-gpu on a machine with one"),
+]
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "bf16": {"precision": "bfloat16"},
+    "fp16": {"fp16": {"enabled": True, "initial_scale_power": 12}},
+}
+
+
+def train(run_dir: Path, **changes: Any) -> None:
+    run_dir.mkdir(parents=True)
+    keys = KEYS | {"data_path": str(write_tokens(run_dir)), "split": "9,1,0", "save": str(run_dir / "checkpoints")} | changes
+    (run_dir / "run.json").write_text(write_run(RunFile(name="gpu", device="gpu", config=RunConfig.from_keys(keys))))
+    environ = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run(
+        [sys.executable, "-m", "model.train", str(run_dir / "run.json")], env=environ, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_one_gpu_learns_in_every_precision(tmp_path: Path, precision: str) -> None:
+    train(tmp_path / "run", **PRECISIONS[precision])
+    losses = curve(tmp_path / "run")
+    assert losses[0] - losses[-1] > 0.5
+
+
+def test_a_gpu_follows_a_cpu_in_fp32(tmp_path: Path) -> None:
+    train(tmp_path / "gpu", hidden_dropout=0.0)
+    text = (tmp_path / "gpu" / "run.json").read_text().replace(str(tmp_path / "gpu"), str(tmp_path / "cpu"))
+    (tmp_path / "cpu").mkdir()
+    write_tokens(tmp_path / "cpu")
+    (tmp_path / "cpu" / "run.json").write_text(json.dumps(json.loads(text) | {"device": "cpu"}))
+    subprocess.run([sys.executable, "-m", "model.train", str(tmp_path / "cpu" / "run.json")], check=True, timeout=300)
+    assert curve(tmp_path / "gpu") == pytest.approx(curve(tmp_path / "cpu"), rel=1e-3)
