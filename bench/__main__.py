@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +27,8 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "deepspeed": version("deepspeed"),
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d"),
         "load_at_start": f"{os.getloadavg()[0]:.2f}",
     }
 
@@ -42,6 +46,14 @@ def main() -> int:
     (RESULTS / "last.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
+
+
+def _commit() -> str:
+    try:
+        said = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent)
+    except OSError:
+        return "unknown"
+    return said.stdout.strip() or "unknown"
 
 
 def _lines(path: str) -> list[str]:
