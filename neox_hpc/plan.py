@@ -24,7 +24,7 @@ from neox_hpc.site import EnvValue, NodeBin, Queue, Site, show_walltime
 from neox_hpc.vocabulary import KEYS, BatchSizes, Layout, Origin, RunConfig, RunFile
 
 MISSING_ACCOUNT = "MISSING_ACCOUNT"
-MISSING_PYTHON = "/MISSING_PYTHON"
+MISSING_SOFTWARE = "MISSING_SOFTWARE"
 PUBLISHED_VOCABULARIES = {"HFTokenizer": 50277, "CharLevelTokenizer": 512}
 """Tokens of a tokenizer whose file is not here: GPT-NeoX-20B's (arXiv:2204.06745, section 3.2); else GPT-2's."""
 GPT2_VOCABULARY = 50257
@@ -517,7 +517,7 @@ def _assemble(
         gpu_ids=gpu_ids,
         launcher_args=site.launcher_args,
         container=CONTAINERS[site.container](),
-        python=site.software.python or MISSING_PYTHON,
+        python=site.software.python or MISSING_SOFTWARE,
         module="model.train",
         module_args=(Shell("$run/run.json"),),  # as the script names it
     )

@@ -144,6 +144,13 @@ def test_dry_run_json_holds_the_files_and_the_problems(desk: Desk) -> None:
     assert [problem["kind"] for problem in facts["problems"]] == ["here"]  # software.python
 
 
+def test_dry_run_without_a_plan_exits_2_and_names_what_the_script_waits_for(desk: Desk) -> None:
+    said = desk("submit", "-s", "slurm", "--dry-run", "my.yml")
+    assert (said.code, said.out) == (2, "")
+    last = said.err.splitlines()[-1]
+    assert last.startswith("no script can be shown until this is known or mended: ") and last.endswith("slurm.yml  node.gpus")
+
+
 def test_keys_that_do_not_train_yet_are_one_block(desk: Desk) -> None:
     argv = ("--set", "num_workers=7", "--set", "mmap_warmup=true", "my.yml")
     dry = desk("submit", "-s", "local", "--dry-run", *argv)

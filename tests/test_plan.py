@@ -336,10 +336,10 @@ def test_a_missing_account_is_shown_as_a_word_that_submit_refuses() -> None:
 def test_missing_software_is_named_with_the_way_to_find_it() -> None:
     found = planned(site("slurm", "node.gpus=4"))
     assert found.plan is not None
-    assert found.plan.step.python == "/MISSING_PYTHON"
+    assert found.plan.step.python == "MISSING_SOFTWARE"
     [problem] = wrongs(found, "here")
     assert "software.python: not known for the site slurm" in problem
-    assert "`command -v python3, in the environment with torch and DeepSpeed` tells; write --site-set software.python=" in problem
+    assert "`command -v python3  # in the environment with torch and DeepSpeed` tells; write --site-set software.python=" in problem
 
 
 def test_absent_inputs_are_named_with_their_line() -> None:

@@ -84,11 +84,14 @@ def _show(prepared: Prepared, as_json: bool) -> int:
             {"run_dir": str(prepared.path), "files": files and dict(files), "notes": list(planned.notes), "problems": problems}
         )
         return 0 if files is not None else 2
+    if files is not None:
+        click.echo(files["job.sh"], nl=False)  # first: on a terminal, what is wrong stands at the end
     print_notes(planned.notes)
     print_problems(planned.problems)
     if files is None:
+        mended_first = ", ".join(problem.where for problem in planned.problems if problem.kind == "anywhere")
+        click.echo(f"no script can be shown until this is known or mended: {mended_first}", err=True)
         return 2
-    click.echo(files["job.sh"], nl=False)
     return 0
 
 
