@@ -12,6 +12,7 @@ import pytest
 
 from neox_hpc.cli import VERBS, cli
 from neox_hpc.cli.show import print_table
+from neox_hpc.site import iter_facts, list_sites, load_site
 from tests.desk import TRAINS, Desk, desk
 
 __all__ = ["desk"]
@@ -116,10 +117,18 @@ def test_columns_of_a_pipe_are_aligned_and_never_cut(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines() == ["A       B", "red     " + "x" * 300, "longer  y"]
 
 
+def test_a_terminal_shows_every_column_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_table(("A", "B", "C"), [("short", "x" * 300, "where"), ("s", "y", "z" * 50)])
+    shown = capsys.readouterr().out
+    assert [shown.count(letter) for letter in "xz"] == [300, 50] and "short" in shown and "where" in shown
+
+
 def test_config_show_names_the_place_of_every_key(desk: Desk) -> None:
     lines = desk("config", "show", "my.yml", "--set", "seq_length=64").out.splitlines()
-    assert any(line.split() == ["num_layers", "2", "my.yml:1"] for line in lines)
-    assert any(line.split() == ["seq_length", "64", "--set", "seq_length=64"] for line in lines)
+    assert any(line.split() == ["num_layers", "my.yml:1", "2"] for line in lines)
+    assert any(line.split() == ["seq_length", "--set", "seq_length=64", "64"] for line in lines)
     assert len(desk("config", "show", "my.yml", "--all").out.splitlines()) > 300
 
 
@@ -128,6 +137,24 @@ def test_config_show_json_is_a_run_for_training_by_hand(desk: Desk) -> None:
     assert run["config"]["data"]["data_path"] == str(desk.cwd / "data" / "train")
     assert run["config"]["checkpoints"]["save"] == str(desk.cwd / "checkpoints")
     assert run["world_size"] is None
+
+
+@pytest.mark.parametrize("name", list_sites())
+def test_sites_show_has_a_line_for_every_fact(desk: Desk, name: str) -> None:
+    shown = desk("sites", "show", name)
+    assert (shown.code, shown.err) == (0, "")
+    assert len(shown.out.splitlines()) == 1 + len(list(iter_facts(load_site(name))))
+
+
+def test_a_dry_run_on_a_terminal_ends_with_what_is_wrong(desk: Desk) -> None:
+    program = (
+        "import os, sys; os.dup2(1, 2); sys.stdout.isatty = lambda: True;"
+        "from neox_hpc.cli import run_command_line as run; run(sys.argv[1:])"
+    )
+    argv = ("submit", "-s", "slurm", "--site-set", "node.gpus=4", "--dry-run", "my.yml")
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True, env=environ, cwd=desk.cwd)
+    assert done.stdout.startswith("#!/bin/bash") and "--site-set software.python=" in done.stdout.splitlines()[-1]
 
 
 def test_sites_show_marks_what_is_not_known(desk: Desk) -> None:

@@ -46,8 +46,8 @@ def show(configs: tuple[str, ...], conf_dir: str | None, sets: tuple[str, ...], 
     if as_json:
         click.echo(write_run(_run_file(loaded)), nl=False)
         return
-    rows = [(key, json.dumps(_plain(value)), place) for key, value, place in _keys(loaded) if everything or place]
-    print_table(("KEY", "VALUE", "WRITTEN AT"), rows)
+    rows = [(key, place, json.dumps(_plain(value))) for key, value, place in _keys(loaded) if everything or place]
+    print_table(("KEY", "WRITTEN AT", "VALUE"), rows)
 
 
 @config.command()

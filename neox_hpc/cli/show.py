@@ -22,6 +22,9 @@ COLOURS = {
     "unknown": "yellow",
 }
 
+NEVER_FOLDED = 30
+"""Characters: on a terminal, a column whose cells are longer may fold."""
+
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
@@ -75,9 +78,9 @@ def _print_rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header in headers:
-        last = header == headers[-1]
-        table.add_column(header, no_wrap=not last, overflow="fold")  # the last one is the longest: a path, a text
+    for header, *cells in zip(headers, *rows, strict=True):
+        narrow = max((len(click.unstyle(cell)) for cell in cells), default=0) <= NEVER_FOLDED
+        table.add_column(header, no_wrap=narrow, overflow="fold")  # rich crops what may not fold
     for row in rows:
         table.add_row(*(Text.from_ansi(cell) for cell in row))
     Console().print(table)

@@ -104,8 +104,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_shown, value))
     if isinstance(value, dict) and "walltime" in value:
-        return f"{value['min_nodes']}-{value['max_nodes']} nodes: {show_walltime(value['walltime'])}"
+        return f"{value.get('min_nodes', 1)}-{value['max_nodes']} nodes: {show_walltime(value['walltime'])}"
     if isinstance(value, dict) and "value" in value:
-        many, few = value["min_nodes"], value["max_nodes"]
+        many, few = value.get("min_nodes", 1), value.get("max_nodes")
         return value["value"] + (f" (from {many} nodes)" if many > 1 else "") + (f" (to {few})" if few else "")
     return str(value)

@@ -6,6 +6,7 @@ Changes when the steps of a submit do.  ``--dry-run`` ends before anything is im
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,14 +85,17 @@ def _show(prepared: Prepared, as_json: bool) -> int:
             {"run_dir": str(prepared.path), "files": files and dict(files), "notes": list(planned.notes), "problems": problems}
         )
         return 0 if files is not None else 2
-    if files is not None:
-        click.echo(files["job.sh"], nl=False)  # first: on a terminal, what is wrong stands at the end
+    on_terminal = sys.stdout.isatty()
+    if files is not None and on_terminal:
+        click.echo(files["job.sh"], nl=False)  # first, so that what is wrong is not scrolled away
     print_notes(planned.notes)
     print_problems(planned.problems)
     if files is None:
         mended_first = ", ".join(problem.where for problem in planned.problems if problem.kind == "anywhere")
         click.echo(f"no script can be shown until this is known or mended: {mended_first}", err=True)
         return 2
+    if not on_terminal:
+        click.echo(files["job.sh"], nl=False)  # last: the reader of a pipe (head) may be gone after it
     return 0
 
 
