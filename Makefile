@@ -29,8 +29,8 @@ test: $(TESTABLE)
 # Keeps its result in docs/test-full.md.
 test-full: $(TESTABLE)
 	@{ $(PYTEST) -q -m "not gpu"; echo $$? >$(VENV)/status; } 2>&1 | tee $(VENV)/test-full.log
-	@{ echo "# The last \`make test-full\`"; echo; \
-	  echo "$$(date -u '+%Y-%m-%d %H:%M UTC'), commit $$(git describe --always --dirty 2>/dev/null || echo unknown), $$($(BIN)/python --version)," \
+	@commit=$$(git describe --always --dirty 2>/dev/null || echo unknown); { echo "# The last \`make test-full\`"; echo; \
+	  echo "$$(date -u '+%Y-%m-%d %H:%M UTC'), commit $$commit, $$($(BIN)/python --version)," \
 	    "$$(nproc) cores:"; echo; \
 	  echo '```'; grep -E '^(FAILED|ERROR|SKIPPED)' $(VENV)/test-full.log; tail -n 1 $(VENV)/test-full.log; echo '```'; } >docs/test-full.md
 	@exit $$(cat $(VENV)/status)
