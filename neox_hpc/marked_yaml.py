@@ -158,7 +158,10 @@ class _Walk:
                 f"write {text.lstrip('0') or 0}",
             )
         elif tag in ("int", "float") and _SEXAGESIMAL.match(text):
-            wrong, fix = f"YAML 1.1 reads {text} as a number to the base 60", f'write "{text}"'
+            wrong, fix = (
+                f"YAML 1.1 reads {text} as a number to the base 60",
+                f'write a plain number, or "{text}" where a text is meant',
+            )
         else:
             return
         self.problems.append(Problem(f"{self._shown}:{_line(node)}  {key}", wrong, fix))

@@ -183,7 +183,7 @@ def _untrained(section: Section, prefix: str) -> Iterator[KeyProblem]:
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         if status_of(field) is Status.PLANNED and trains is None and value != default:
             fix = f"remove it; the default is {_named(default)}" if default is not None else "remove it"
-            yield KeyProblem(key=dotted, wrong=f"{_named(value)} is known and not built yet", fix=fix)
+            yield KeyProblem(key=dotted, wrong=f"{_named(value, long='')} is known and not built yet".lstrip(), fix=fix)
         if trains is not None and value not in trains and value is not None:
             fix = f"write {' or '.join(map(_named, trains))}"
             yield KeyProblem(key=dotted, wrong=f"{_named(value)} does not train yet", fix=fix)
@@ -375,10 +375,10 @@ def _text_trap(kind: str, value: Any) -> str:
     return ""
 
 
-def _named(value: Any) -> str:
+def _named(value: Any, long: str = "the value") -> str:
     """A short value as it is written, for a sentence."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 30 else "the value"
+    return text if len(text) <= 30 else long
 
 
 def _shown(value: Any) -> str:

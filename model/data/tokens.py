@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 MAGIC = b"MMIDIDX\x00\x00"
 LEGACY = b"TNTIDX\x00\x00"
-LEGACY = b"TNTIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 DTYPES: dict[int, type[np.generic]] = {
     1: np.uint8,
@@ -36,9 +35,6 @@ DTYPES: dict[int, type[np.generic]] = {
     8: np.uint16,
 }
 """The data type codes of GPT-NeoX; Megatron-core swaps 6 and 7 in some versions."""
-PIECE = 1 << 22
-"""Documents of an index that are checked at a time."""
-_AGAIN = "\n  fix: copy both files again, or tokenize the text again"
 PIECE = 1 << 22
 """Documents of an index that are checked at a time."""
 _AGAIN = "\n  fix: copy both files again, or tokenize the text again"
