@@ -43,7 +43,7 @@ def test_every_verb_has_a_help_of_its_own(desk: Desk, verb: str) -> None:
 
 def test_help_and_status_import_nothing_heavy(tmp_path: Path) -> None:
     heavy = {"pydantic", "jinja2", "yaml", "rich", "model", "torch", "numpy"}
-    assert not imported_by("--help", cwd=tmp_path) & (heavy | {"subprocess", "neox_hpc.plan"})
+    assert not imported_by("--help", cwd=tmp_path) & (heavy | {"neox_hpc.proc", "neox_hpc.plan"})
     assert not imported_by("status", cwd=tmp_path) & heavy
 
 
