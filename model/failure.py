@@ -11,7 +11,7 @@ ATTEMPT_VARIABLE = "NEOX_HPC_ATTEMPT_DIR"
 """Directory of this attempt's logs, set by job.sh."""
 
 
-LOST = "another rank is gone or does not answer; its own error, where it left one, is the cause"
+LOST = "another rank is gone or does not answer; its own error is the cause, and one that was killed (out of memory?) leaves none"
 
 
 class FailedElsewhere(Exception):

@@ -10,6 +10,7 @@ Changes when the layout of a run directory does::
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -253,8 +254,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(Problem(str(path), f"cannot be written: {error.strerror}")) from None
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(Problem(str(path), f"cannot be written: {error.strerror}", "give a place that you may write")) from None
 
 
 def sha256_of(text: str) -> str:

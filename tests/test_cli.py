@@ -146,6 +146,14 @@ def test_sites_show_has_a_line_for_every_fact(desk: Desk, name: str) -> None:
     assert len(shown.out.splitlines()) == 1 + len(list(iter_facts(load_site(name))))
 
 
+def test_a_full_disk_behind_standard_output_is_a_failure_of_one_line(desk: Desk) -> None:
+    with open("/dev/full", "w") as full:
+        argv = (sys.executable, "-m", "neox_hpc", "config", "show", "my.yml")
+        environ = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, env=environ, cwd=desk.cwd)
+    assert (done.returncode, done.stderr) == (1, "output: No space left on device\n")
+
+
 def test_a_dry_run_on_a_terminal_ends_with_what_is_wrong(desk: Desk) -> None:
     program = (
         "import os, sys; os.dup2(1, 2); sys.stdout.isatty = lambda: True;"

@@ -156,6 +156,15 @@ def test_second_run_of_a_name_gets_a_number_and_the_newest_is_the_default(desk: 
     assert desk("list").out.splitlines()[1].split()[:4] == ["my.2", "DONE", "20/20", "20.5000"]
 
 
+def test_list_tells_of_a_damaged_run_and_shows_the_others(desk: Desk) -> None:
+    for _ in range(2):
+        desk.submit_local(TRAINS, "--watch")
+    (desk.cwd / "runs" / "my" / "plan.json").write_text("{")
+    listed = desk("list", "--json")
+    assert (listed.code, [run["name"] for run in listed.facts]) == (0, ["my.2"])
+    assert listed.err.startswith("left out, job ") and "my/plan.json: damaged" in listed.err
+
+
 @pytest.mark.parametrize("name", ["path", "name", "job_id"])
 def test_a_run_is_found_by_path_name_and_job_id_from_anywhere(desk: Desk, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.submit_local(TRAINS, "--watch")

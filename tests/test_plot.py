@@ -69,6 +69,12 @@ def test_plot_of_a_run_without_steps_is_refused(desk: Desk) -> None:
     assert "no step to draw yet" in desk("plot", "a").err
 
 
+def test_a_picture_that_cannot_be_written_is_a_users_error(desk: Desk) -> None:
+    make_run(desk.cwd / "runs" / "a", range(1, 11))
+    said = desk("plot", "a", "-o", "my.yml/loss.png")
+    assert said.code == 2 and said.err.startswith("my.yml/loss.png: cannot be written: Not a directory")
+
+
 def test_plot_without_matplotlib_names_the_pip_command(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(desk.cwd / "runs" / "a", range(1, 11))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -201,6 +201,7 @@ exit 7
     output, _ = process.communicate(timeout=10)
     assert f"got {arrives}" in output
     assert (process.returncode, stage.outcome()) == (42, "exit_status=42\n")
+    assert output.rstrip().endswith("exit status 42, after a signal to stop") == (arrives == "TERM")
 
 
 def test_a_job_with_other_nodes_than_planned_does_not_start(stage: Stage) -> None:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 the user's mistake (130: interrupted, as shells 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -112,4 +113,9 @@ def run_command_line(argv: list[str]) -> int:
     except NeoxHpcError as error:
         click.echo(str(error), err=True)
         return error.exit_code
+    except OSError as error:  # standard output on a full disk; files of ours are seen to where they are written
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        click.echo(f"output: {error.strerror}", err=True)
+        return 1
     return outcome if isinstance(outcome, int) else 0

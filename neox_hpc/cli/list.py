@@ -43,11 +43,13 @@ def list_runs(lines: int, as_json: bool) -> None:
 
 
 def _look(entry: Entry, silent: dict[str, Answer]) -> Standing | None:
-    """None: the directory is gone or damaged."""
+    """None: the directory is gone, or damaged, which is told."""
     try:
         run = open_run(Path(entry.path))
         return look(run, lambda: _ask(run, silent))
-    except NeoxHpcError:
+    except NeoxHpcError as error:
+        if Path(entry.path).is_dir():
+            click.echo(f"left out, job {entry.job_id} on {entry.site}: {error}", err=True)
         return None
 
 

@@ -93,7 +93,8 @@ launcher=$!
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
 # starts in the background ignores INT.
 signal=
-trap 'signal=TERM && kill -s TERM "$launcher"' TERM INT
+told=
+trap 'signal=TERM told=", after a signal to stop" && kill -s TERM "$launcher"' TERM INT
 trap 'signal=USR1 && kill -s USR1 "$launcher"' USR1
 wait "$launcher"
 status=$?
@@ -110,6 +111,6 @@ if [ "$status" -ne 0 ]; then
     echo "neox-hpc: the first error is in $first:"
     cat "$first"
   fi
-  echo "neox-hpc: the training ended with exit status $status"
+  echo "neox-hpc: the training ended with exit status $status$told"
 fi
 exit "$status"
