@@ -5,12 +5,13 @@ Changes when how a scheduler's commands are run does; their words are in ``sched
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from neox_hpc import proc
-from neox_hpc.errors import Failure, NeoxHpcError
+from neox_hpc.errors import Failure, NeoxHpcError, UserError
 from neox_hpc.rundir import Receipt, RunDir
 from neox_hpc.schedulers import SCHEDULERS, JobState, JobStatus, Scheduler
 
@@ -56,6 +57,9 @@ def submit_job(scheduler: Scheduler, run: RunDir, environ: Mapping[str, str]) ->
     try:
         stdout = proc.run(argv, timeout_s=SUBMIT_TIMEOUT_S, environ=clean, cwd=run.path)
         return Taken(job_id=scheduler.parse_job_id(stdout), command=tuple(argv))
+    except UserError as refused:
+        fix = "mend what it names, and submit again: nothing is queued and no file was kept"
+        raise UserError(dataclasses.replace(problem, fix=problem.fix or fix) for problem in refused.problems) from None
     except (proc.NoAnswer, ValueError) as error:
         advice = f"the job may be queued or not: look for {run.name} in the queue before you submit again; its files are {run.path}"
         raise Unclear(f"{error}\n  {advice}") from None

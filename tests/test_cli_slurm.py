@@ -52,7 +52,7 @@ def test_a_refusal_is_shown_in_slurms_words_and_leaves_no_directory(desk: Desk) 
     said = submit(desk, "echo 'sbatch: error: Invalid account or account/partition combination specified' >&2; exit 1")
     assert said.code == 2
     assert "Invalid account or account/partition combination specified" in said.err
-    assert "sbatch --parsable" in said.err
+    assert "sbatch --parsable" in said.err and "fix: mend what it names, and submit again: nothing is queued" in said.err
     assert list((desk.cwd / "runs").iterdir()) == []
     assert desk("list", "--json").facts == []
 
