@@ -201,7 +201,8 @@ def choose_nodes(loaded: Loaded, site: Site, request: Request, queue: str | None
         where = loaded.where("train_batch_size") if config.deepspeed.train_batch_size else loaded.where("model_parallel_size")
     if decision.value is not None and site.max_nodes is not None and decision.value > site.max_nodes:
         wrong = f"{decision.value} nodes, and {site.name} gives a job at most {site.max_nodes}"
-        return Decision(problem=Problem(where, wrong, f"ask for at most {site.max_nodes}, or choose another site"))
+        most = min(site.max_nodes, max((node_bin.max_nodes for node_bin in _bins(site, queue)), default=site.max_nodes))
+        return Decision(problem=Problem(where, wrong, f"ask for at most {most}, or choose another site"))
     if decision.value is not None and decision.value < 1:
         return Decision(problem=Problem(where, f"{decision.value} nodes", "ask for at least 1"))
     return decision
@@ -226,7 +227,7 @@ def _fewest_nodes(loaded: Loaded, site: Site, queue: str | None, ranks: int, voc
     """The fewest whose ranks hold the cut whole, multiply out with the batch, and have the memory; else the fewest for the cut."""
     cell = _cell(loaded.config)
     fewest = cell // math.gcd(cell, ranks)
-    limits = [node_bin.max_nodes for node_bin in getattr(_queue(site, queue), "bins", ())]
+    limits = [node_bin.max_nodes for node_bin in _bins(site, queue)]
     held = f"the fewest whose {ranks} ranks each hold {_cut(loaded.config)} whole"
     for nodes in range(fewest, max(limits, default=site.max_nodes or MOST_NODES) + 1, fewest):
         if _fits(loaded.config, site, nodes, ranks, vocab):
@@ -278,7 +279,8 @@ def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int)
         return Decision(problem=Problem(where, f"queue {queue} takes no job of {nodes} nodes", fix))
     if request.walltime_s is not None and request.walltime_s > limit.walltime:
         wrong = (
-            f"{show_walltime(request.walltime_s)} is beyond the {show_walltime(limit.walltime)} of queue {queue} for {nodes} nodes"
+            f"{show_walltime(request.walltime_s)} is beyond the {show_walltime(limit.walltime)} of queue {queue}"
+            f" for {_count(nodes, 'node')}"
         )
         return Decision(problem=Problem("--time", wrong, f"write --time {show_walltime(limit.walltime)} or less"))
     if request.walltime_s is not None:
@@ -579,6 +581,11 @@ def _run_file(loaded: Loaded, site: Site, request: Request, world: int, device: 
 
 def _queue(site: Site, name: str | None) -> Queue | None:
     return (site.queues or {}).get(name) if name is not None else None
+
+
+def _bins(site: Site, queue: str | None) -> tuple[NodeBin, ...]:
+    known = _queue(site, queue)
+    return known.bins if known is not None else ()
 
 
 def _cell(config: RunConfig) -> int:

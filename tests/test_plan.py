@@ -191,7 +191,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
     "ranks_that_do_not_hold_the_cut": (site("local"), {"model_parallel_size": 4}, {}, "model_parallel_size: 2 ranks cannot hold"),
     "more_nodes_than_the_site": (site("local"), {}, {"nodes": 2}, "--nodes: 2 nodes, and local gives a job at most 1"),
     "no_nodes": (slurm(), {}, {"nodes": 0}, "--nodes: 0 nodes / ask for at least 1"),
-    "nodes_beyond_the_machine": (site("frontier"), {}, {"nodes": 9857, "account": "a"}, "at most 9856 / ask for at most 9856"),
+    "nodes_beyond_the_machine": (site("frontier"), {}, {"nodes": 9857, "account": "a"}, "at most 9856 / ask for at most 9472"),
     "nodes_beyond_every_bin": (
         site("frontier"),
         {},

@@ -118,7 +118,8 @@ def print_problems(problems: Iterable[Problem]) -> None:
             click.echo(str(problem), err=True)
     untrained = [problem for problem in problems if problem.kind == "untrained"]
     if untrained:
-        click.echo(f"{len(untrained)} keys render, but this version does not train them yet:", err=True)
+        which, them = ("1 key renders", "it") if len(untrained) == 1 else (f"{len(untrained)} keys render", "them")
+        click.echo(f"{which}, but this version does not train {them} yet:", err=True)
         for problem in untrained:
             click.echo(f"  {problem.where}: {problem.wrong}" + (f" ({problem.fix})" if problem.fix else ""), err=True)
 
