@@ -159,6 +159,9 @@ def test_second_run_of_a_name_gets_a_number_and_the_newest_is_the_default(desk: 
 def test_list_tells_of_a_damaged_run_and_shows_the_others(desk: Desk) -> None:
     for _ in range(2):
         desk.submit_local(TRAINS, "--watch")
+    (desk.cwd / "runs" / "my.2").rename(desk.cwd / "my.2")  # gone: not told, and not counted
+    assert [run["name"] for run in desk("list", "-n", "1", "--json").facts] == ["my"]
+    (desk.cwd / "my.2").rename(desk.cwd / "runs" / "my.2")
     (desk.cwd / "runs" / "my" / "plan.json").write_text("{")
     listed = desk("list", "--json")
     assert (listed.code, [run["name"] for run in listed.facts]) == (0, ["my.2"])

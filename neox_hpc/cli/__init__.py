@@ -89,7 +89,7 @@ def cli() -> None:
     Examples:
       neox-hpc quickstart                                        a real small model, trained here, in minutes
       neox-hpc submit --site local --watch configs/quickstart.yml
-      neox-hpc submit --site slurm --dry-run my.yml              the exact script, without a scheduler
+      neox-hpc submit --site ./mysite.yml --dry-run my.yml       the exact script, without a scheduler
       neox-hpc status                                            how the newest run stands
       neox-hpc logs -f quickstart
     """

@@ -5,6 +5,7 @@ Changes when what is shown of many runs at once does.
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def list_runs(lines: int, as_json: bool) -> None:
     file = registry_file(os.environ)
     entries = list({entry.path: entry for entry in reversed(read_registry(file))}.values())[::-1]
     silent: dict[str, Answer] = {}
-    standings = [(entry, standing) for entry in entries[:lines] if (standing := _look(entry, silent)) is not None]
+    found = ((entry, standing) for entry in entries if (standing := _look(entry, silent)) is not None)
+    standings = list(itertools.islice(found, lines))
     if as_json:
         print_json([as_facts(standing) | {"submitted_at": entry.submitted_at} for entry, standing in standings])
     elif standings:

@@ -35,8 +35,8 @@ def submit(dry_run: bool, watch: bool, as_json: bool, **options: Any) -> int:
     \b
     Examples:
       neox-hpc submit --site local --watch configs/quickstart.yml
-      neox-hpc submit --site slurm --site-set node.gpus=4 --nodes 2 --time 2h -A project42 my.yml
-      neox-hpc submit --site slurm --dry-run -d configs 125M local_setup --set train_iters=1000
+      neox-hpc submit --site ./mysite.yml --nodes 2 --time 2h -A project42 my.yml
+      neox-hpc submit --site slurm --site-set node.gpus=4 --dry-run -d configs 125M local_setup --set train_iters=1000
     """
     if watch and (as_json or dry_run):
         raise UserError(
