@@ -60,6 +60,8 @@ def parse_marked(text: str, shown: str, *, dashes: bool = False) -> Marked:
         return Marked(problems=(Problem(where, f"is not YAML: {wrong}", _syntax_fix(wrong)),))
     except yaml.YAMLError as error:
         return Marked(problems=(Problem(shown, f"is not YAML: {error}", "remove the character"),))
+    except RecursionError:
+        return Marked(problems=(Problem(shown, "is nested too deeply to be read", "give the YAML file"),))
     finally:
         loader.dispose()
 
@@ -123,6 +125,10 @@ class _Walk:
         self._loader.flatten_mapping(node)  # merge keys (<<)
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                where = f"{self._shown}:{_line(key_node)}"
+                self.problems.append(Problem(where, "a list or a mapping cannot be a key", "write key: value"))
+                continue
             name = str(key_node.value).replace("-", "_") if dashes else str(key_node.value)
             key = f"{prefix}{name}"
             where = f"{self._shown}:{_line(key_node)}"

@@ -149,6 +149,8 @@ def _find(path: Path, folder: Path) -> tuple[Path, Problem | None]:
     for candidate in candidates:
         if candidate.is_file():
             return candidate, None
+    if whole.is_dir():
+        return whole, Problem(str(whole), "is a directory", "name the files in it: -d DIRECTORY FILE…")
     return whole, Problem(str(candidates[0]), "no such file", _nearest_file(candidates[0]))
 
 

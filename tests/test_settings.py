@@ -115,6 +115,9 @@ def test_a_missing_key_is_placed_in_the_first_file(folder: Path) -> None:
         ("a: [1,\nb: 2", "more.yml:3: is not YAML"),
         ("optimizer:\n\ttype: Adam", "more.yml:2: is not YAML: while scanning"),
         ("a: \x07", "more.yml: is not YAML"),
+        ("? [a, b]\n: 3", "more.yml:1: a list or a mapping cannot be a key"),
+        ("{a: " * 2000 + "1" + "}" * 2000, "more.yml: is nested too deeply to be read"),
+        ("seed: 1e400", "more.yml:1  seed: expected a whole number, got the text '1e400'"),
     ],
 )
 def test_traps_of_yaml_are_problems(folder: Path, text: str, problem: str) -> None:
@@ -122,6 +125,10 @@ def test_traps_of_yaml_are_problems(folder: Path, text: str, problem: str) -> No
     found = problems(folder, "model", "more")
     assert len(found) == 1
     assert found[0].startswith(problem)
+
+
+def test_a_directory_is_no_file(folder: Path) -> None:
+    assert problems(folder, ".") == [f"{folder}: is a directory / name the files in it: -d DIRECTORY FILE…"]
 
 
 def test_a_missing_file_names_the_nearest(folder: Path) -> None:

@@ -365,7 +365,7 @@ def _text_trap(kind: str, value: Any) -> str:
             number = float(value)
         except ValueError:
             return ""
-        if kind == "int_type" and number != int(number):
+        if kind == "int_type" and not number.is_integer():
             return ""
         mantissa = value if "e" not in value.lower() else f"{value.lower().split('e')[0]}.0e{value.lower().split('e')[1]}"
         written = mantissa if kind == "float_type" else f"{int(number)}"
