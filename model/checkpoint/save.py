@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -51,7 +52,10 @@ def save_checkpoint(
     stored = None
     if tensors:
         file = partial / f"rank{groups.rank}.safetensors"
-        save_file(tensors, file)
+        try:
+            save_file(tensors, file)
+        except (SafetensorError, OSError) as error:
+            raise OSError(f"{file}: cannot be written: {error}") from error
         _sync_file(file)
         stored = StoredFile(name=file.name, bytes=file.stat().st_size)
     everyone = _gather((stored, slices), groups)

@@ -183,6 +183,8 @@ def _untrained(section: Section, prefix: str) -> Iterator[KeyProblem]:
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         if status_of(field) is Status.PLANNED and trains is None and value != default:
             fix = f"remove it; the default is {_named(default)}" if default is not None else "remove it"
+            if isinstance(section, Architecture):
+                fix = "wait for a later release: without it this is another network"
             yield KeyProblem(key=dotted, wrong=f"{_named(value, long='')} is known and not built yet".lstrip(), fix=fix)
         if trains is not None and value not in trains and value is not None:
             fix = f"write {' or '.join(map(_named, trains))}"

@@ -143,3 +143,8 @@ def test_flat_keys_give_the_configuration_back() -> None:
 )
 def test_rules_between_keys(keys: dict[str, Any], key: str) -> None:
     assert set(problems_of(**keys)) == {key}
+
+
+def test_a_planned_key_of_the_network_is_not_advised_away() -> None:
+    (problem,) = RunConfig.from_keys(SMALL | {"num_kv_heads": 2}).untrained()
+    assert problem.fix == "wait for a later release: without it this is another network"
