@@ -13,7 +13,6 @@ class MetricsFile:
     """Appends to metrics.jsonl, after dropping what an interrupted attempt wrote beyond the step that this one begins from."""
 
     def __init__(self, path: Path, *, begin_step: int) -> None:
-        self._path = path
         _drop_after(path, begin_step)
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (lives as long as the run)
 
