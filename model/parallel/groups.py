@@ -23,6 +23,12 @@ class Groups:
     data_group: dist.ProcessGroup | None = None
     model_group: dist.ProcessGroup | None = None
     """The ranks that together hold one copy of the model: tensor x pipe."""
+    ends_group: dist.ProcessGroup | None = None
+    """The first and the last pipeline stage of one tensor and data place, which share a tied embedding; only on their ranks."""
+    sequence_parallel: bool = False
+    """Between matrices every tensor rank holds a contiguous share of the sequence; false where there is one tensor rank."""
+    reduce_in_fp32: bool = False
+    """Tensor-parallel sums are taken in fp32 (``fp32_allreduce``)."""
 
     @property
     def tensor_rank(self) -> int:
@@ -40,6 +46,16 @@ class Groups:
         return self.rank // (self.layout.tensor * self.layout.data)
 
     @property
+    def first_stage(self) -> bool:
+        """This rank holds the embedding."""
+        return self.pipe_rank == 0
+
+    @property
+    def last_stage(self) -> bool:
+        """This rank holds the head and computes the loss."""
+        return self.pipe_rank == self.layout.pipe - 1
+
+    @property
     def expert_rank(self) -> int:
         """Place on the expert axis, of size 1 until experts exist."""
         return 0
@@ -50,7 +66,7 @@ def one_rank() -> Groups:
     return Groups(layout=Layout(world_size=1))
 
 
-def make_groups(layout: Layout, rank: int) -> Groups:
+def make_groups(layout: Layout, rank: int, *, sequence_parallel: bool = False, reduce_in_fp32: bool = False) -> Groups:
     """Make the process groups of every axis.  Collective: all ranks call it in the same order.
 
     Rank order is Megatron-LM's: rank = tensor + T (data + D pipe).
@@ -67,6 +83,9 @@ def make_groups(layout: Layout, rank: int) -> Groups:
         pipe_group=_group(rank, layout, [[cell(t, d, p) for p in pipe] for d in data for t in tensor]),
         data_group=_group(rank, layout, [[cell(t, d, p) for d in data] for p in pipe for t in tensor]),
         model_group=_group(rank, layout, [[cell(t, d, p) for p in pipe for t in tensor] for d in data]),
+        ends_group=_group(rank, layout, [[cell(t, d, p) for p in sorted({0, layout.pipe - 1})] for d in data for t in tensor]),
+        sequence_parallel=sequence_parallel and layout.tensor > 1,
+        reduce_in_fp32=reduce_in_fp32,
     )
 
 
