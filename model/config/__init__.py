@@ -6,6 +6,7 @@ Needs pydantic and the standard library only, so that the control plane can use 
 from model.config.former import FORMER, FormerNote, Translated, translate
 from model.config.keys import KeyProblem
 from model.config.layout import BatchSizes, Layout
+from model.config.partition import layer_parameters, stage_bounds
 from model.config.run import (
     KEYS,
     SECTIONS,
@@ -35,8 +36,10 @@ __all__ = [
     "check_fragment",
     "is_fragment",
     "iter_keys",
+    "layer_parameters",
     "nearest_key",
     "read_run",
+    "stage_bounds",
     "translate",
     "untrained_in_fragment",
     "write_run",

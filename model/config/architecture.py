@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from model.config.keys import Section, live, planned, retired
 
@@ -33,10 +34,25 @@ class Parallelism(Section):
     pipe_parallel_size: int = live(
         0, ge=0, trains=(0, 1), doc="Pipeline stages; 0 and 1 both mean that every GPU holds all layers."
     )
-    pipe_partition_method: str = planned(
-        "type:transformer|mlp", doc="How layers are dealt to stages: type:REGEX, parameters, uniform."
+    pipe_partition_method: str = live(
+        "type:transformer|mlp",
+        doc="How layers are dealt to stages: evenly by number (uniform), by parameters, or by the number of layers whose class in "
+        "GPT-NeoX matches (type:REGEX).",
     )
     sequence_parallel: bool = planned(False, doc="Norms and dropouts work on a share of the sequence under tensor parallelism.")
+
+    @field_validator("pipe_partition_method")
+    @classmethod
+    def _method_is_known(cls, method: str) -> str:
+        kind, colon, pattern = method.partition(":")
+        if kind.lower() == "type" and pattern:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression ({error})") from error
+        elif colon or kind.lower() not in ("parameters", "uniform"):
+            raise ValueError(f"{method!r} is no method: write type:transformer|mlp (or another type:REGEX), parameters or uniform")
+        return method
 
 
 class Architecture(Section):

@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from model.config import RunConfig
+from model.config import RunConfig, stage_bounds
 from model.data.loader import open_data
 from model.data.tokens import TokenFileWriter
 from model.engine.start import join_ranks
@@ -139,6 +139,11 @@ def plan(keys: dict[str, Any], here: Here) -> Any:
     """Nodes, layout and batch on a Slurm site of 4 GPUs a node."""
     found = planning.plan(planning.slurm(), keys=keys)
     return found.nodes, found.layout, found.batch
+
+
+def stages(keys: dict[str, Any], here: Here) -> Any:
+    """The layers that each of four pipeline stages holds."""
+    return stage_bounds(small_config(**keys), 4)
 
 
 def script(keys: dict[str, Any], here: Here) -> Any:

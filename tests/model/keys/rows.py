@@ -61,6 +61,7 @@ LIVE = (
     # the cut over GPUs, and the batch
     Row("model_parallel_size", 1, 2, see.plan),
     Row("pipe_parallel_size", 1, 2, see.plan),
+    Row("pipe_partition_method", "type:transformer|mlp", "uniform", see.stages, {"num_layers": 4}),
     Row("num_nodes", 1, 2, see.plan),
     Row("num_gpus", 4, 3, see.plan_problems),
     Row("global_num_gpus", 4, 8, see.plan_problems, {"num_nodes": 1}),
