@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig
+from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig, layer_parameters, stage_bounds
 
 GIB = 2**30
 HEADROOM = 0.9
@@ -23,7 +23,6 @@ HEADROOM = 0.9
 FUSED_KINDS = frozenset({"flash"})
 COUNTED_KINDS = frozenset({"global", "flash", "local"})
 """Kinds of attention whose blocks these formulas describe."""
-GATED = frozenset({"geglu", "reglu", "swiglu", "bilinear", "glu"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,40 +80,28 @@ def estimate_memory(config: RunConfig, layout: Layout, batch: BatchSizes, vocab_
 
 
 def count_parameters(config: RunConfig, layout: Layout, vocab_size: int) -> int:
-    """Parameters of the rank that holds most: the first or the last stage of its share of every matrix."""
-    shape = config.architecture
-    hidden, vocab = shape.hidden_size, config.padded_vocab_size(vocab_size)
-    embedding = vocab * hidden // layout.tensor + (shape.max_position_embeddings * hidden if shape.pos_emb == "learned" else 0)
-    head = vocab * hidden // layout.tensor
-    final_norm = _norm(config)
-    blocks = -(-shape.num_layers // layout.pipe) * _block(config, layout.tensor)
-    if layout.pipe == 1:
-        return blocks + embedding + final_norm + (head if shape.no_weight_tying else 0)
-    return blocks + max(embedding, final_norm + head)  # tied: the last stage has a copy
+    """Parameters of the rank that holds most."""
+    layers = layer_parameters(config, config.padded_vocab_size(vocab_size), layout.tensor)
+    if layout.pipe == 1 and not config.architecture.no_weight_tying:
+        return sum(layers[:-1])  # a tied head has no matrix of its own; on another stage it has a copy
+    return max(sum(layers[n] for n in stage) for stage in stages(config, layout, vocab_size))
 
 
-def _block(config: RunConfig, tensor: int) -> int:
-    shape = config.architecture
-    hidden, inner = shape.hidden_size, shape.ffn_size
-    heads_out = hidden + 2 * hidden * (shape.num_kv_heads or shape.num_attention_heads) // shape.num_attention_heads
-    gates = 2 if shape.activation in GATED else 1
-    matrices = hidden * heads_out + hidden * hidden + (gates + 1) * hidden * inner
-    cut_biases = heads_out * shape.use_bias_in_attn_linear + gates * inner * shape.use_bias_in_mlp
-    whole_biases = hidden * shape.use_bias_in_attn_linear + hidden * shape.use_bias_in_mlp
-    norms = 1 if shape.gpt_j_residual and shape.gpt_j_tied else 2
-    return (matrices + cut_biases) // tensor + whole_biases + norms * _norm(config)
+def stages(config: RunConfig, layout: Layout, vocab_size: int) -> tuple[range, ...]:
+    """The layers of every pipeline stage.
 
-
-def _norm(config: RunConfig) -> int:
-    return {"layernorm": 2, "te_layernorm": 2, "rmsnorm": 1, "te_rmsnorm": 1}.get(config.architecture.norm, 0) * (
-        config.architecture.hidden_size
-    )
+    Raises:
+        ValueError: they cannot be dealt.
+    """
+    return stage_bounds(config, layout.pipe, parameters=layer_parameters(config, config.padded_vocab_size(vocab_size)))
 
 
 def _activations(config: RunConfig, layout: Layout, batch: BatchSizes, vocab_size: int, width: int) -> int:
     """What waits for the backward pass on the first stage, and the larger of one recomputation and the logits."""
     shape, training = config.architecture, config.training
-    layers = -(-shape.num_layers // layout.pipe)
+    layers = max(
+        len(range(max(stage.start, 1), min(stage.stop, shape.num_layers + 1))) for stage in stages(config, layout, vocab_size)
+    )
     in_flight = min(layout.pipe, batch.accumulation)
     tokens = shape.seq_length * batch.micro
     per_block = _block_activations(config, layout.tensor, tokens, width)

@@ -15,7 +15,7 @@ from typing import Literal
 from neox_hpc.containers import CONTAINERS
 from neox_hpc.errors import Problem
 from neox_hpc.launchers import Shell, Step
-from neox_hpc.memory import GIB, HEADROOM, Memory, estimate_memory, in_gib
+from neox_hpc.memory import GIB, HEADROOM, Memory, estimate_memory, in_gib, stages
 from neox_hpc.probe import Facts
 from neox_hpc.run_paths import inputs, with_absolute_paths
 from neox_hpc.schedulers import SCHEDULERS
@@ -132,22 +132,22 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     problems = [*_check_words(site, request), *_check_account(loaded, site, account)]
     problems += [*_check_inputs(loaded, request, facts), *_check_software(site, facts)]
     problems += [Problem(loaded.where(p.key), p.wrong, p.fix, "untrained") for p in loaded.config.untrained()]
+    vocab = facts.vocab_size or _published_vocabulary(loaded.config)
     ranks = site.node.ranks
     if ranks is None:
         problems.append(_missing(site, "node.gpus", "the GPUs of a node", "4"))
-        return Planned(plan=None, problems=(*problems, *_check_model(loaded, site)))
+        return Planned(plan=None, problems=(*problems, *_check_model(loaded, site, vocab)))
     queue = _choose_queue(site, request)
-    vocab = facts.vocab_size or _published_vocabulary(loaded.config)
     nodes = choose_nodes(loaded, site, request, queue, ranks, vocab)
     walltime = choose_walltime(site, queue, request, nodes.value or 1)
     problems += [decision.problem for decision in (nodes, walltime) if decision.problem is not None]
-    problems += [*_check_model(loaded, site), *_check_launch(loaded, site, ranks, nodes.value)]
+    problems += [*_check_model(loaded, site, vocab), *_check_launch(loaded, site, ranks, nodes.value)]
     layout, batch, wrong = _solve(loaded, site, (nodes.value or 1) * ranks, vocab)
     problems += wrong
     notes = [*loaded.notes, *(decision.reason for decision in (nodes, walltime) if decision.reason)]
     notes += [*_default_notes(loaded, site, request, account, queue), *_unknown_notes(site, loaded, request, facts)]
     if layout is not None and batch is not None and nodes.value is not None:
-        notes += _batch_note(loaded.config, layout, batch)
+        notes += _batch_note(loaded.config, layout, batch) + _pipeline_note(layout, batch)
         wrong, told = _check_memory(loaded, site, layout, batch, ranks, vocab)
         problems, notes = problems + wrong, notes + told
     if layout is None or batch is None or nodes.value is None or any(problem.kind == "anywhere" for problem in problems):
@@ -240,9 +240,10 @@ def _fits(config: RunConfig, site: Site, nodes: int, ranks: int, vocab: int) -> 
     try:
         layout = config.layout(nodes * ranks)
         batch = config.batch_sizes(layout)
+        memory = estimate_memory(config, layout, batch, vocab)
     except ValueError:
         return False
-    memory, room = estimate_memory(config, layout, batch, vocab), _memory_of_rank(site, ranks)
+    room = _memory_of_rank(site, ranks)
     return memory is None or room is None or memory.peak <= room * HEADROOM
 
 
@@ -374,7 +375,11 @@ def _check_memory(
     loaded: Loaded, site: Site, layout: Layout, batch: BatchSizes, ranks: int, vocab: int
 ) -> tuple[list[Problem], list[str]]:
     """A problem where what is counted exactly does not fit; a note with the estimate."""
-    memory, room = estimate_memory(loaded.config, layout, batch, vocab), _memory_of_rank(site, ranks)
+    try:
+        memory = estimate_memory(loaded.config, layout, batch, vocab)
+    except ValueError:  # layers that cannot be dealt to stages have been told
+        return [], []
+    room = _memory_of_rank(site, ranks)
     what = "GPU" if site.node.gpus else "rank"
     if memory is None:
         return [], ["memory: not estimated, the network has blocks without a formula yet"]
@@ -422,29 +427,55 @@ def _check_software(site: Site, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def _check_model(loaded: Loaded, site: Site) -> Iterator[Problem]:
+def _check_model(loaded: Loaded, site: Site, vocab: int) -> Iterator[Problem]:
+    """The network and its arithmetic against the cut over tensor ranks and stages."""
     config = loaded.config
-    tensor, pipe = config.parallelism.model_parallel_size, max(1, config.parallelism.pipe_parallel_size)
-    shape = config.architecture
-    for key, size in (("num_attention_heads", shape.num_attention_heads), ("intermediate_size", shape.ffn_size)):
-        if size % tensor:
-            fix = f"write a multiple of {tensor}, or another model_parallel_size"
-            yield Problem(loaded.where(key), f"{key} {size} cannot be cut over model_parallel_size {tensor}", fix)
-    if (shape.num_kv_heads or tensor) % tensor:
-        fix = f"write a multiple of {tensor}, or another model_parallel_size"
-        yield Problem(
-            loaded.where("num_kv_heads"), f"num_kv_heads {shape.num_kv_heads} cannot be cut over model_parallel_size {tensor}", fix
-        )
-    if shape.num_layers % pipe:
-        wrong = f"{shape.num_layers} layers cannot be dealt to {pipe} pipeline stages"
-        stages = [str(size) for size in range(1, min(shape.num_layers, 64) + 1) if shape.num_layers % size == 0]
-        yield Problem(loaded.where("pipe_parallel_size"), wrong, f"write one of {', '.join(stages)}")
+    yield from _check_tensor(loaded)
+    yield from _check_stages(loaded, vocab)
+    pipe = max(1, config.parallelism.pipe_parallel_size)
     if pipe > 1 and config.zero_stage > 1:
-        wrong = f"ZeRO stage {config.zero_stage} cannot be combined with {pipe} pipeline stages: gradients must stay whole"
+        wrong = f"ZeRO stage {config.zero_stage} cannot be combined with {pipe} pipeline stages: "
+        wrong += "it frees gradients after every micro-batch, and a stage adds them up until the last one (DeepSpeed refuses it)"
         yield Problem(loaded.where("zero_optimization.stage"), wrong, "write stage: 1, or pipe_parallel_size: 1")
     if config.precision == "fp16" and site.node.gpus == 0:
         where = loaded.where("fp16" if "fp16" in loaded.places else "precision")
         yield Problem(where, f"fp16 needs GPUs, and a node of {site.name} has none", "write precision: bfloat16")
+
+
+def _check_tensor(loaded: Loaded) -> Iterator[Problem]:
+    """Sizes that tensor ranks share.  The vocabulary is not among them: it is padded."""
+    shape, tensor = loaded.config.architecture, loaded.config.parallelism.model_parallel_size
+    cut = [("num_attention_heads", shape.num_attention_heads), ("intermediate_size", shape.ffn_size)]
+    if loaded.config.parallelism.sequence_parallel:
+        cut.append(("seq_length", shape.seq_length))
+    if shape.output_layer_parallelism == "row":
+        cut.append(("hidden_size", shape.hidden_size))
+    for key, size in cut:
+        if size % tensor:
+            fix = f"write a multiple of {tensor}, or another model_parallel_size"
+            yield Problem(loaded.where(key), f"{key} {size} cannot be cut over model_parallel_size {tensor}", fix)
+    kv_heads = shape.num_kv_heads or tensor
+    if kv_heads % tensor and tensor % kv_heads:
+        wrong = f"num_kv_heads {kv_heads} can neither be cut over model_parallel_size {tensor} nor copied evenly to its ranks"
+        fix = f"write a multiple or a divisor of {tensor}, or another model_parallel_size"
+        yield Problem(loaded.where("num_kv_heads"), wrong, fix)
+    if shape.output_layer_parallelism == "row" and not shape.no_weight_tying:
+        wrong = "row cuts the head along its width, and a tied head is the embedding's matrix, cut along the vocabulary"
+        yield Problem(loaded.where("output_layer_parallelism"), wrong, "write column, or no_weight_tying: true")
+
+
+def _check_stages(loaded: Loaded, vocab: int) -> Iterator[Problem]:
+    config = loaded.config
+    blocks, pipe = config.architecture.num_layers, max(1, config.parallelism.pipe_parallel_size)
+    if pipe > blocks:
+        wrong = f"{blocks} layers cannot be dealt to {pipe} pipeline stages"
+        yield Problem(loaded.where("pipe_parallel_size"), wrong, f"write pipe_parallel_size: {blocks} or less")
+        return
+    try:
+        stages(config, Layout(world_size=pipe, pipe=pipe), vocab)
+    except ValueError as error:
+        wrong, _, fix = str(error).partition(": ")
+        yield Problem(loaded.where("pipe_partition_method"), wrong, fix or "write type:transformer|mlp, parameters or uniform")
 
 
 def _default_notes(loaded: Loaded, site: Site, request: Request, account: Account, queue: str | None) -> Iterator[str]:
@@ -460,6 +491,8 @@ def _default_notes(loaded: Loaded, site: Site, request: Request, account: Accoun
     if replaced:
         yield f"not used, the site's scheduler and launcher ({site.launcher}) take their place: {', '.join(replaced)}"
     tensor = loaded.config.parallelism.model_parallel_size
+    if loaded.config.parallelism.sequence_parallel and tensor == 1:
+        yield "layout: sequence_parallel changes nothing with model_parallel_size 1"
     if site.node.ranks and site.node.ranks % tensor:
         yield f"layout: groups of model_parallel_size {tensor} cross nodes of {site.node.ranks} ranks, so their traffic does too"
 
@@ -470,6 +503,22 @@ def _batch_note(config: RunConfig, layout: Layout, batch: BatchSizes) -> list[st
         return []
     product = f"micro {batch.micro} x accumulation {batch.accumulation} x {layout.data} data-parallel"
     return [f"batch: {batch.train} sequences a step = {product}"]
+
+
+def _pipeline_note(layout: Layout, batch: BatchSizes) -> list[str]:
+    """How long stages wait, where a step has too few micro-batches to fill them."""
+    if batch.accumulation >= layout.pipe:
+        return []
+    few, share = _count(batch.accumulation, "micro-batch"), bubble_share(layout, batch)
+    return [
+        f"pipeline: {few} a step for {layout.pipe} stages leaves them idle {share:.0%} of the time; "
+        "more gradient_accumulation_steps fill it"
+    ]
+
+
+def bubble_share(layout: Layout, batch: BatchSizes) -> float:
+    """Share of a step that a stage waits: (p - 1) / (m + p - 1) of p stages and m micro-batches (arXiv:2104.04473, section 2.2)."""
+    return (layout.pipe - 1) / (batch.accumulation + layout.pipe - 1)
 
 
 def _unknown_notes(site: Site, loaded: Loaded, request: Request, facts: Facts) -> list[str]:
@@ -597,7 +646,7 @@ def _cut(config: RunConfig) -> str:
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('ch') else 's'}"
 
 
 def _ranges(bins: tuple[NodeBin, ...]) -> str:

@@ -217,18 +217,53 @@ WRONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         {},
         "num_attention_heads: num_attention_heads 4 cannot be cut",
     ),
-    "layers_that_cannot_be_dealt": (
+    "more_stages_than_layers": (
         slurm(),
-        {"pipe_parallel_size": 3},
+        {"pipe_parallel_size": 8},
         {},
-        "pipe_parallel_size: 4 layers cannot be dealt to 3 pipeline stages / write one of 1, 2, 4",
+        "pipe_parallel_size: 4 layers cannot be dealt to 8 pipeline stages / write pipe_parallel_size: 4 or less",
     ),
-    "more_stages_than_layers": (slurm(), {"pipe_parallel_size": 8}, {}, "4 layers cannot be dealt to 8 pipeline stages"),
+    "stages_of_no_layer": (
+        slurm(),
+        {"pipe_parallel_size": 2, "pipe_partition_method": "type:moe"},
+        {},
+        "pipe_partition_method: pipe_partition_method type:moe names no layer of EmbeddingPipe, NormPipe",
+    ),
+    "more_stages_than_counted_layers": (
+        slurm(),
+        {"pipe_parallel_size": 4, "pipe_partition_method": "type:norm|linear", "no_weight_tying": True},
+        {},
+        "counts 2 layers, which cannot be dealt to 4 stages / write pipe_parallel_size 2 or less",
+    ),
+    "ffn_that_cannot_be_cut": (
+        slurm(),
+        {"model_parallel_size": 4, "intermediate_size": 90},
+        {},
+        "intermediate_size: intermediate_size 90 cannot be cut over model_parallel_size 4 / write a multiple of 4",
+    ),
+    "sequence_that_cannot_be_cut": (
+        slurm(),
+        {"model_parallel_size": 4, "seq_length": 63, "sequence_parallel": True},
+        {},
+        "seq_length: seq_length 63 cannot be cut over model_parallel_size 4",
+    ),
     "kv_heads_that_cannot_be_cut": (
         slurm(),
-        {"model_parallel_size": 4, "num_kv_heads": 2},
+        {"model_parallel_size": 4, "num_attention_heads": 12, "hidden_size": 96, "num_kv_heads": 3},
         {},
-        "num_kv_heads: num_kv_heads 2 cannot",
+        "num_kv_heads: num_kv_heads 3 can neither be cut over model_parallel_size 4 nor copied evenly to its ranks",
+    ),
+    "width_that_a_row_head_cannot_cut": (
+        slurm(),
+        {"model_parallel_size": 4, "hidden_size": 66, "num_attention_heads": 6, "output_layer_parallelism": "row"},
+        {},
+        "hidden_size: hidden_size 66 cannot be cut over model_parallel_size 4",
+    ),
+    "row_head_that_is_tied": (
+        slurm(),
+        {"model_parallel_size": 2, "output_layer_parallelism": "row"},
+        {},
+        "output_layer_parallelism: row cuts the head along its width, and a tied head is the embedding's matrix",
     ),
     "gpus_of_a_node_that_differ": (
         slurm(),
@@ -301,6 +336,36 @@ def test_plan_refuses(name: str) -> None:
     found = planned(where, keys=keys, asked=asked)
     assert found.plan is None
     assert any(problem in line for line in wrongs(found)), "\n".join(wrongs(found))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"pipe_parallel_size": 3},
+        {"pipe_parallel_size": 3, "num_layers": 5, "pipe_partition_method": "parameters"},
+        {"model_parallel_size": 4, "num_kv_heads": 1},
+        {"model_parallel_size": 2, "num_attention_heads": 8, "num_kv_heads": 4},
+        {"model_parallel_size": 4, "sequence_parallel": True},
+        {"model_parallel_size": 4, "output_layer_parallelism": "row", "no_weight_tying": True},
+    ],
+    ids=str,
+)
+def test_uneven_layers_and_shared_kv_heads_have_a_plan(keys: dict[str, Any]) -> None:
+    assert planned(slurm(), keys=keys).plan is not None
+
+
+def test_a_pipeline_with_few_micro_batches_is_told_how_long_it_waits() -> None:
+    keys = {"pipe_parallel_size": 4, "gradient_accumulation_steps": 2}
+    [note] = [line for line in planned(slurm(), keys=keys).notes if line.startswith("pipeline: ")]
+    assert note.startswith("pipeline: 2 micro-batches a step for 4 stages leaves them idle 60% of the time")
+    full = planned(slurm(), keys=keys | {"gradient_accumulation_steps": 4})
+    assert not [line for line in full.notes if line.startswith("pipeline: ")]
+
+
+def test_sequence_parallel_on_one_tensor_rank_is_told_to_change_nothing() -> None:
+    note = "layout: sequence_parallel changes nothing with model_parallel_size 1"
+    assert note in planned(slurm(), keys={"sequence_parallel": True}).notes
+    assert note not in planned(slurm(), keys={"sequence_parallel": True, "model_parallel_size": 2}).notes
 
 
 def test_all_problems_are_found_at_once() -> None:

@@ -121,7 +121,9 @@ class Architecture(Section):
         None, doc="Layers with weights of their own.", why="validated and never read by GPT-NeoX"
     )
     param_sharing_style: str = retired("grouped", doc="How layers share weights.", why="never read by GPT-NeoX")
-    output_layer_parallelism: Literal["column"] = planned("column", doc="How the output head is cut under tensor parallelism.")
+    output_layer_parallelism: Literal["column", "row"] = planned(
+        "column", doc="How the output head is cut under tensor parallelism: along the vocabulary (column) or along its width (row)."
+    )
     bias_dropout_fusion: bool = planned(False, doc="Bias, dropout and residual addition as one fused kernel.")
 
     @model_validator(mode="after")
