@@ -124,6 +124,7 @@ OTHER_DEFAULTS = {
 """Key -> why its default is another one than GPT-NeoX's."""
 
 OTHER_TYPES = {
+    "output_layer_parallelism": "also row: the head cut along its width",
     "launcher": "also the launchers that DeepSpeed has and GPT-NeoX's type forbids: mpich, impi, jsrun",
     "communication_data_type": "DeepSpeed's: the name of a data type; GPT-NeoX's annotation says bool",
     "distributed_backend": "the backends of torch.distributed by name",
