@@ -173,6 +173,11 @@ def _no_loss_scale(value: Any, keys: Mapping[str, Any]) -> Today:
     return {}, "bfloat16 has no loss scale: not needed"
 
 
+def _of_their_checkpoints() -> Former:
+    text = "is of DeepSpeed's own checkpoints, and ours fit any layout without it: not needed"
+    return Former(doc="is of DeepSpeed's own checkpoints; ours fit any layout", read=lambda value, keys: ({}, text))
+
+
 def _offload(new: str) -> Former:
     def read(value: Any, keys: Mapping[str, Any]) -> Today:
         if not isinstance(value, bool):
@@ -206,9 +211,15 @@ FORMER: Mapping[str, Former] = {
     },
     "zero_optimization.cpu_offload": _offload("offload_optimizer"),
     "zero_optimization.cpu_offload_params": _offload("offload_param"),
-    "zero_optimization.stage3_gather_fp16_weights_on_model_save": _renamed(
-        "zero_optimization.stage3_gather_16bit_weights_on_model_save"
-    ),
+    **{
+        f"zero_optimization.{key}": _of_their_checkpoints()
+        for key in (
+            "load_from_fp32_weights",
+            "elastic_checkpoint",
+            "stage3_gather_16bit_weights_on_model_save",
+            "stage3_gather_fp16_weights_on_model_save",
+        )
+    },
 }
 """The one table of former keys."""
 FIRST = {key.partition(".")[0] for key in FORMER}

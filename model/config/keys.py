@@ -22,7 +22,7 @@ class Status(str, Enum):
     PASSED = "passed to DeepSpeed"
     """Handed to DeepSpeed by name; read back from the engine's own configuration in a test."""
     RETIRED = "retired"
-    """Never read by GPT-NeoX; accepted at its default only."""
+    """Never read by GPT-NeoX, or replaced here; accepted at its default only, and whoever sets it is told the reason."""
     RUNTIME = "runtime"
     """Set by the launcher; refused in a file."""
     PLANNED = "planned"
@@ -46,9 +46,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     def passed_on(self) -> dict[str, Any]:
-        """The keys that DeepSpeed is handed by name, with their values."""
-        fields = type(self).model_fields.items()
-        return {key: getattr(self, key) for key, field in fields if status_of(field) is Status.PASSED}
+        """The keys that DeepSpeed is handed by name, with their values; an absent one is left to DeepSpeed's own default."""
+        passed_keys = [key for key, field in type(self).model_fields.items() if status_of(field) is Status.PASSED]
+        found = {key: value for key in passed_keys if (value := getattr(self, key)) is not None}
+        return {key: value.passed_on() if isinstance(value, Section) else value for key, value in found.items()}
 
 
 def live(default: Any = ..., *, doc: str, trains: tuple[Any, ...] | None = None, **limits: Any) -> Any:
@@ -62,7 +63,7 @@ def passed(default: Any = None, *, doc: str, **limits: Any) -> Any:
 
 
 def retired(default: Any = None, *, doc: str, why: str, **limits: Any) -> Any:
-    """A key that GPT-NeoX never reads, accepted at its default only; ``why`` is shown to whoever sets it."""
+    """A key without effect, in GPT-NeoX or here, accepted at its default only; ``why`` is shown to whoever sets it."""
     return _key(Status.RETIRED, default, doc, limits, why=why)
 
 

@@ -98,33 +98,87 @@ class Bf16(Section):
     enabled: bool = live(doc="Train in bfloat16.")
 
 
-class ZeroOptimization(Section):
-    """``zero_optimization``, by DeepSpeed's names; all but ``stage`` are handed over as they are."""
+NO_NVME = "NVMe is left out: DeepSpeed would compile its async_io operation in the job, and no checkpoint could be saved from it"
 
-    stage: Literal[0, 1, 2, 3] = live(
-        trains=(0, 1), doc="0: nothing is partitioned; 1: optimizer states; 2: gradients; 3: parameters."
-    )
+
+class Offload(Section):
+    """Where optimizer states, or parameters, lie between their uses; by DeepSpeed's names."""
+
+    device: Literal["none", "cpu", "nvme"] = passed("none", doc="cpu: in the memory of the node.")
+    pin_memory: bool = passed(True, doc="In page-locked memory: faster to copy, and not to be swapped out.")
+    nvme_path: str | None = retired(None, doc="Directory on NVMe.", why=NO_NVME)
+    buffer_count: int | None = retired(None, doc="Buffers for reading NVMe.", why=NO_NVME)
+
+    @field_validator("device")
+    @classmethod
+    def _in_memory(cls, device: str) -> str:
+        if device == "nvme":
+            raise ValueError(f"{NO_NVME}: write cpu")
+        return device
+
+
+class OffloadOptimizer(Offload):
+    """``offload_optimizer``: the states and the update of the optimizer on the CPU."""
+
+    pipeline_read: bool | None = retired(None, doc="Read the next tile from NVMe ahead.", why=NO_NVME)
+    pipeline_write: bool | None = retired(None, doc="Write the last tile to NVMe behind.", why=NO_NVME)
+    fast_init: bool | None = retired(None, doc="Faster start with NVMe.", why=NO_NVME)
+
+
+class OffloadParam(Offload):
+    """``offload_param``: ZeRO-3's pieces of parameters on the CPU."""
+
+    buffer_size: int | float | None = retired(None, doc="Elements of a buffer for reading NVMe.", why=NO_NVME)
+    max_in_cpu: int | float | None = retired(None, doc="Elements that stay on the CPU beside NVMe.", why=NO_NVME)
+
+
+class ZeroOptimization(Section):
+    """``zero_optimization``, by DeepSpeed's names; all but ``stage`` are handed over as they are.
+
+    What is absent has DeepSpeed's own default.
+    """
+
+    stage: Literal[0, 1, 2, 3] = live(doc="0: nothing is partitioned; 1: optimizer states; 2: gradients; 3: parameters.")
     allgather_partitions: bool = passed(True, doc="Parameters are gathered by all-gather, not broadcast.")
     allgather_bucket_size: int | float = passed(500_000_000, ge=1, doc="Elements gathered at once.")
     overlap_comm: bool = passed(False, doc="Reduce gradients while the backward pass goes on.")
     reduce_scatter: bool = passed(True, doc="Reduce-scatter gradients instead of all-reduce.")
     reduce_bucket_size: int | float = passed(500_000_000, ge=1, doc="Elements reduced at once.")
     contiguous_gradients: bool = passed(False, doc="Gradients lie in one buffer.")
-    load_from_fp32_weights: bool = planned(True, doc="DeepSpeed's checkpoints are read from their fp32 weights.")
-    elastic_checkpoint: bool = planned(False, doc="DeepSpeed's checkpoints fit another number of ranks.")
-    round_robin_gradients: bool = planned(False, doc="Gradients are dealt to ranks in turn.")
-    ignore_unused_parameters: bool = planned(True, doc="Parameters without gradient are no error.")
-    offload_optimizer: dict[str, Any] | None = planned(None, doc="Optimizer states on the CPU or NVMe.")
-    offload_param: dict[str, Any] | None = planned(None, doc="Parameters on the CPU or NVMe.")
-    sub_group_size: int | float | None = planned(None, ge=1, doc="Elements of a tile of ZeRO-3's update.")
-    stage3_prefetch_bucket_size: int | float | None = planned(None, ge=0, doc="Elements fetched ahead.")
-    stage3_param_persistence_threshold: int | float | None = planned(None, ge=0, doc="Smaller parameters are not partitioned.")
-    stage3_max_live_parameters: int | float | None = planned(None, ge=0, doc="Elements on a GPU before some are released.")
-    stage3_max_reuse_distance: int | float | None = planned(None, ge=0, doc="Parameters needed again this soon stay.")
-    stage3_gather_16bit_weights_on_model_save: bool | None = planned(None, doc="Whole weights in DeepSpeed's checkpoints.")
-    zero_hpz_partition_size: int | None = planned(None, ge=1, doc="ZeRO++: ranks that share a second partition.")
-    zero_quantized_weights: bool | None = planned(None, doc="ZeRO++: weights are gathered in 8 bits.")
-    zero_quantized_gradients: bool | None = planned(None, doc="ZeRO++: gradients are reduced in 4 bits.")
+    round_robin_gradients: bool = passed(False, doc="Stages 1 and 2: gradients are dealt to ranks in turn.")
+    ignore_unused_parameters: bool = passed(True, doc="Stage 2: parameters without gradient are no error.")
+    offload_optimizer: OffloadOptimizer | None = passed(None, doc="Optimizer states on the CPU.")
+    offload_param: OffloadParam | None = passed(None, doc="Stage 3: parameters on the CPU.")
+    sub_group_size: int | float | None = passed(None, ge=1, doc="Stage 3: elements of a tile of the update.")
+    stage3_prefetch_bucket_size: int | float | None = passed(None, ge=0, doc="Elements fetched ahead.")
+    stage3_param_persistence_threshold: int | float | None = passed(None, ge=0, doc="Smaller parameters stay whole.")
+    stage3_max_live_parameters: int | float | None = passed(None, ge=0, doc="Elements on a GPU before some are released.")
+    stage3_max_reuse_distance: int | float | None = passed(None, ge=0, doc="Parameters needed again this soon stay.")
+    zero_hpz_partition_size: int | None = passed(None, ge=1, doc="ZeRO++: ranks that share a second partition of the weights.")
+    zero_quantized_weights: bool | None = passed(None, doc="ZeRO++: weights are gathered in 8 bits.")
+    zero_quantized_gradients: bool | None = passed(None, doc="ZeRO++: gradients are reduced in 4 bits.")
+
+    @model_validator(mode="after")
+    def _offload_has_a_stage(self) -> ZeroOptimization:
+        if self.offloads_optimizer and self.stage == 0:
+            raise ValueError("offload_optimizer moves what ZeRO partitions, and stage 0 partitions nothing: write stage: 1, 2 or 3")
+        if self.offloads_parameters and self.stage != 3:
+            raise ValueError(f"offload_param needs stage 3, and stage is {self.stage}: write stage: 3, or remove offload_param")
+        plus = [key for key in ("zero_quantized_weights", "zero_quantized_gradients") if getattr(self, key)]
+        plus += ["zero_hpz_partition_size"] if (self.zero_hpz_partition_size or 1) > 1 else []
+        if plus and self.stage != 3:
+            raise ValueError(f"{plus[0]} (ZeRO++) needs stage 3, and stage is {self.stage}: write stage: 3, or remove it")
+        return self
+
+    @property
+    def offloads_optimizer(self) -> bool:
+        """The update runs on the CPU."""
+        return self.offload_optimizer is not None and self.offload_optimizer.device == "cpu"
+
+    @property
+    def offloads_parameters(self) -> bool:
+        """Parameters lie on the CPU between their uses."""
+        return self.offload_param is not None and self.offload_param.device == "cpu"
 
 
 class DeepSpeed(Section):

@@ -256,7 +256,8 @@ def _read(written: Mapping[str, Any], *, fragment: bool = False) -> tuple[dict[s
             problems += [_problem(section, details) for details in found]
             if not found:
                 sections[name] = section.model_construct(set(given), **given)
-    problems += [refusal for key, value in values.items() if (refusal := _refusal(key, value)) is not None]
+    for key, value in values.items():
+        problems += _refusals(key, SECTIONS[KEYS[key]].model_fields[key], value)
     return sections, problems
 
 
@@ -299,14 +300,16 @@ def _unknown(key: str) -> KeyProblem:
     return KeyProblem(key=key, wrong="unknown key", fix=f"did you mean {near}?" if near else "remove it")
 
 
-def _refusal(key: str, value: Any) -> KeyProblem | None:
-    field = SECTIONS[KEYS[key]].model_fields[key]
-    status = status_of(field)
+def _refusals(key: str, field: FieldInfo, value: Any) -> Iterator[KeyProblem]:
+    """Keys, also inside sections, that the launcher sets or that have no effect."""
+    status, inner = status_of(field), sub_section(field)
     if status is Status.RUNTIME and value is not None:
-        return KeyProblem(key=key, wrong=f"is set by the launcher: {reason_of(field)}", fix="remove it")
+        yield KeyProblem(key=key, wrong=f"is set by the launcher: {reason_of(field)}", fix="remove it")
     if status is Status.RETIRED and value != field.get_default(call_default_factory=True):
-        return KeyProblem(key=key, wrong=f"has no effect: {reason_of(field)}", fix="remove it")
-    return None
+        yield KeyProblem(key=key, wrong=f"has no effect: {reason_of(field)}", fix="remove it")
+    elif inner is not None and isinstance(value, Mapping):
+        for name in value.keys() & inner.model_fields.keys():
+            yield from _refusals(f"{key}.{name}", inner.model_fields[name], value[name])
 
 
 def _problem(section: type[Section], details: ErrorDetails) -> KeyProblem:

@@ -5,6 +5,7 @@ Its internal names stand in this file and nowhere else; tests/model/test_engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,38 +62,53 @@ def progress_of(engine: Any) -> Progress:
 
 @torch.no_grad()
 def fragments_of(engine: Any) -> list[Fragment]:
-    """The pieces that this rank updates.  Moments that do not exist yet are made, as zeros at step 0."""
+    """The pieces that this rank updates, without padding.  Moments that do not exist yet are made, as zeros at step 0."""
     parameters = list(global_parameters(engine.module))
     optimizer = engine.optimizer
     if isinstance(optimizer, torch.optim.Optimizer):
-        return [
-            Fragment(
-                parameter=p,
-                shard_shape=tuple(p.shape),
-                start=0,
-                tensors={name: tensor.view(-1) for name, tensor in _state(optimizer, p.data, p).items()},
-                whole_on_every_data_rank=True,
-            )
-            for p in parameters
-        ]
-    found = []
-    for p in parameters:
-        mapping: Any = getattr(p, "_hp_mapping")  # noqa: B009 (DeepSpeed puts it there)
-        if mapping is None:
-            continue
-        flat = _flat_partitions(optimizer)[mapping.param_group_index]
-        at, length = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
-        tensors = {name: tensor.narrow(0, at, length) for name, tensor in _state(optimizer.optimizer, flat.data, flat).items()}
-        found.append(
-            Fragment(
-                parameter=p,
-                shard_shape=tuple(p.shape),
-                start=mapping.lp_fragment_address.start,
-                tensors=tensors,
-                whole_on_every_data_rank=False,
-            )
-        )
-    return found
+        return [_whole(optimizer, p) for p in parameters]
+    piece = _piece_of_parameters if _partitions_parameters(optimizer) else _piece_of_states
+    return [fragment for p in parameters if (fragment := piece(optimizer, p)) is not None]
+
+
+def _whole(optimizer: torch.optim.Optimizer, p: GlobalParameter) -> Fragment:
+    """ZeRO-0 in fp32: the parameter itself."""
+    return Fragment(
+        parameter=p,
+        shard_shape=tuple(p.shape),
+        start=0,
+        tensors={name: tensor.view(-1) for name, tensor in _state(optimizer, p.data, p).items()},
+        whole_on_every_data_rank=True,
+    )
+
+
+def _piece_of_states(optimizer: Any, p: GlobalParameter) -> Fragment | None:
+    """ZeRO 1 and 2, and BF16_Optimizer: DeepSpeed says where the piece lies in the flat fp32 tensor of its parameter group."""
+    mapping: Any = getattr(p, "_hp_mapping")  # noqa: B009 (DeepSpeed puts it there)
+    if mapping is None:
+        return None
+    flat = _flat_partitions(optimizer)[mapping.param_group_index]
+    at, length = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
+    return _part(optimizer, p, flat, at, length, shard_shape=tuple(p.shape), start=mapping.lp_fragment_address.start)
+
+
+def _piece_of_parameters(optimizer: Any, p: GlobalParameter) -> Fragment | None:
+    """ZeRO-3: every parameter is cut into equal pieces, the last ones filled up; the parameter itself is empty between steps."""
+    shape: tuple[int, ...] = tuple(getattr(p, "ds_shape"))  # noqa: B009
+    sub_group, at, length = optimizer.grad_position[optimizer.get_param_id(p)]
+    start = optimizer._get_param_partition_rank(p) * length
+    length = min(length, math.prod(shape) - start)
+    if length <= 0:
+        return None
+    flat = optimizer.fp32_partitioned_groups_flat[sub_group]
+    return _part(optimizer, p, flat, at, length, shard_shape=shape, start=start)
+
+
+def _part(
+    optimizer: Any, p: GlobalParameter, flat: Tensor, at: int, length: int, *, shard_shape: tuple[int, ...], start: int
+) -> Fragment:
+    tensors = {name: tensor.narrow(0, at, length) for name, tensor in _state(optimizer.optimizer, flat.data, flat).items()}
+    return Fragment(parameter=p, shard_shape=shard_shape, start=start, tensors=tensors, whole_on_every_data_rank=False)
 
 
 @torch.no_grad()
@@ -103,37 +119,62 @@ def after_load(engine: Any, progress: Progress | None) -> None:
     """
     optimizer = engine.optimizer
     basic = isinstance(optimizer, torch.optim.Optimizer)
-    inner = optimizer if basic else optimizer.optimizer
-    if progress is None:
-        inner.state.clear()
-    else:
-        for state in inner.state.values():
-            state["step"].fill_(progress.optimizer_steps)
-        for name, value in progress.loss_scaler.items() if engine.fp16_enabled() else ():
-            scaler = optimizer.loss_scaler
-            if hasattr(scaler, name):
-                setattr(scaler, name, value if name == "cur_scale" else int(value))
+    _restore_progress(engine, optimizer if basic else optimizer.optimizer, progress)
     if basic:
+        return
+    if _partitions_parameters(optimizer):
+        _renew_partitioned_parameters(optimizer)
         return
     if hasattr(optimizer, "update_lp_params"):  # BF16_Optimizer
         optimizer.update_lp_params()
-    else:  # DeepSpeedZeroOptimizer, stages 1 and 2
-        from deepspeed import comm
-        from deepspeed.runtime.utils import all_gather_dp_groups
-
-        for number, flat in enumerate(optimizer.single_partition_of_fp32_groups):
-            place = comm.get_rank(group=optimizer.real_dp_process_group[number])
-            optimizer.parallel_partitioned_bit16_groups[number][place].data.copy_(flat.data)
-        all_gather_dp_groups(
-            groups_flat=optimizer.bit16_groups_flat,
-            partitioned_param_groups=optimizer.parallel_partitioned_bit16_groups,
-            dp_process_group=optimizer.real_dp_process_group,
-            start_alignment_factor=optimizer.nccl_start_alignment_factor,
-            allgather_bucket_size=optimizer.allgather_bucket_size,
-        )
+    else:
+        _renew_parameters(optimizer)
     optimizer._hp_optimizer_states_linked = False
     if progress is not None:
         optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _restore_progress(engine: Any, inner: torch.optim.Optimizer, progress: Progress | None) -> None:
+    if progress is None:
+        inner.state.clear()
+        return
+    for state in inner.state.values():
+        state["step"].fill_(progress.optimizer_steps)
+    for name, value in progress.loss_scaler.items() if engine.fp16_enabled() else ():
+        scaler = engine.optimizer.loss_scaler
+        if hasattr(scaler, name):
+            setattr(scaler, name, value if name == "cur_scale" else int(value))
+
+
+def _renew_parameters(optimizer: Any) -> None:
+    """DeepSpeedZeroOptimizer, stages 1 and 2: every rank's piece into its place, then everyone's pieces to everyone."""
+    from deepspeed import comm
+    from deepspeed.runtime.utils import all_gather_dp_groups
+
+    for number, flat in enumerate(optimizer.single_partition_of_fp32_groups):
+        place = comm.get_rank(group=optimizer.real_dp_process_group[number])
+        optimizer.parallel_partitioned_bit16_groups[number][place].data.copy_(flat.data)
+    all_gather_dp_groups(
+        groups_flat=optimizer.bit16_groups_flat,
+        partitioned_param_groups=optimizer.parallel_partitioned_bit16_groups,
+        dp_process_group=optimizer.real_dp_process_group,
+        start_alignment_factor=optimizer.nccl_start_alignment_factor,
+        allgather_bucket_size=optimizer.allgather_bucket_size,
+    )
+
+
+def _renew_partitioned_parameters(optimizer: Any) -> None:
+    """DeepSpeedZeroOptimizer_Stage3: this rank's pieces into its own flat tensors; small parameters, which stay whole, anew."""
+    optimizer.checkpoint_event_prologue()  # every parameter back into pieces
+    for number, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
+        optimizer.fp16_partitioned_groups_flat[number].data.copy_(flat.data)
+        optimizer._unflatten_partitioned_parameters(number)
+    optimizer.checkpoint_event_epilogue()
+
+
+def _partitions_parameters(optimizer: Any) -> bool:
+    """ZeRO-3."""
+    return hasattr(optimizer, "fp32_partitioned_groups_flat")
 
 
 def _flat_partitions(optimizer: Any) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +30,20 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "cur_scale",
         "overflow",
     ),
+    "DeepSpeedZeroOptimizer_Stage3": (
+        "optimizer",
+        "fp32_partitioned_groups_flat",
+        "fp16_partitioned_groups_flat",
+        "grad_position",
+        "get_param_id",
+        "_get_param_partition_rank",
+        "_unflatten_partitioned_parameters",
+        "checkpoint_event_prologue",
+        "checkpoint_event_epilogue",
+        "loss_scaler",
+        "cur_scale",
+        "overflow",
+    ),
     "BF16_Optimizer": (
         "optimizer",
         "fp32_groups_flat_partition",
@@ -37,7 +52,7 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "_lazy_init_hp_params_optimizer_state",
     ),
 }
-"""Every name of DeepSpeed 0.19.8 that model/engine/fragments.py and trainer.py rely on, beside the two addresses below."""
+"""Every name of DeepSpeed 0.19.8 that model/engine/fragments.py and trainer.py rely on, beside the addresses below."""
 
 
 def make_trainer(keys: dict[str, Any]) -> Trainer:
@@ -54,6 +69,12 @@ def missing_names(keys: dict[str, Any]) -> tuple[str, list[str]]:
     kind = type(optimizer).__name__
     missing = [name for name in INTERNALS[kind] if not hasattr(optimizer, name)]
     for parameter in trainer.engine.module.parameters():
+        if kind == "DeepSpeedZeroOptimizer_Stage3":
+            sub_group, offset, length = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            flat = optimizer.fp32_partitioned_groups_flat[sub_group]
+            missing += [f"ds_shape of {parameter}"] * (math.prod(parameter.ds_shape) > 2 * length)
+            missing += [f"the place of {parameter}"] * (offset + length > flat.numel())
+            continue
         mapping = parameter._hp_mapping
         if mapping is not None:
             addresses = (mapping.hp_fragment_address, mapping.lp_fragment_address)
@@ -64,7 +85,8 @@ def missing_names(keys: dict[str, Any]) -> tuple[str, list[str]]:
 
 def pieces(keys: dict[str, Any]) -> list[tuple[str, int, int, int]]:
     """Name, start, length and size of the shard, of every fragment of this rank."""
-    return [(f.parameter.global_name, f.start, f.length, f.parameter.numel()) for f in fragments_of(make_trainer(keys).engine)]
+    found = fragments_of(make_trainer(keys).engine)
+    return [(f.parameter.global_name, f.start, f.length, math.prod(f.shard_shape)) for f in found]
 
 
 def deepspeed_says(keys: dict[str, Any]) -> dict[str, Any]:

@@ -23,16 +23,23 @@ from tests.ranks import RankPool
 TRAIN = "tests.model.cases_training:train"
 CASES = "tests.model.cases_engine"
 ZERO_1: dict[str, Any] = {"zero_optimization": {"stage": 1}}
+ZERO_2: dict[str, Any] = {"zero_optimization": {"stage": 2}}
+ZERO_3: dict[str, Any] = {"zero_optimization": {"stage": 3}}
 BF16: dict[str, Any] = {"precision": "bfloat16"}
 
 
 def test_the_internals_of_deepspeed_are_those_of_the_pinned_version(two_ranks: RankPool) -> None:
     assert version("deepspeed") == "0.19.8"
-    assert two_ranks.run(f"{CASES}:missing_names", KEYS | ZERO_1)[1] == ("DeepSpeedZeroOptimizer", [])
-    assert two_ranks.run(f"{CASES}:missing_names", KEYS | BF16)[1] == ("BF16_Optimizer", [])
+    for keys, kind in (
+        (ZERO_1, "DeepSpeedZeroOptimizer"),
+        (ZERO_2, "DeepSpeedZeroOptimizer"),
+        (ZERO_3, "DeepSpeedZeroOptimizer_Stage3"),
+        (BF16, "BF16_Optimizer"),
+    ):
+        assert two_ranks.run(f"{CASES}:missing_names", KEYS | keys)[1] == (kind, [])
 
 
-@pytest.mark.parametrize("keys", [ZERO_1, BF16], ids=["fp32 ZeRO-1", "bf16"])
+@pytest.mark.parametrize("keys", [ZERO_1, ZERO_2, ZERO_3, BF16], ids=["fp32 ZeRO-1", "fp32 ZeRO-2", "fp32 ZeRO-3", "bf16"])
 def test_three_data_ranks_share_out_every_element_once_and_no_padding(
     rank_pool: Callable[[int], RankPool], keys: dict[str, Any]
 ) -> None:
@@ -49,8 +56,11 @@ def test_three_data_ranks_share_out_every_element_once_and_no_padding(
         assert ends[-1] == sizes[name]
 
 
-def test_a_checkpoint_of_three_data_ranks_continues_on_two(tmp_path: Path, rank_pool: Callable[[int], RankPool]) -> None:
-    keys = ZERO_1 | {"train_batch_size": 12, "hidden_dropout": 0.0, "train_iters": 10}
+@pytest.mark.parametrize("zero", [ZERO_1, ZERO_2, ZERO_3], ids=["ZeRO-1", "ZeRO-2", "ZeRO-3"])
+def test_a_checkpoint_of_three_data_ranks_continues_on_two(
+    tmp_path: Path, rank_pool: Callable[[int], RankPool], zero: dict[str, Any]
+) -> None:
+    keys = zero | {"train_batch_size": 12, "hidden_dropout": 0.0, "train_iters": 10}
     rank_pool(3).run(TRAIN, write_tiny_run(tmp_path / "three", exit_interval=4, **keys))
     rank_pool(2).run(TRAIN, write_tiny_run(tmp_path / "whole", **keys))
     rank_pool(2).run(TRAIN, write_tiny_run(tmp_path / "two", load=str(tmp_path / "three" / "checkpoints"), **keys))

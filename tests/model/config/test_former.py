@@ -47,9 +47,17 @@ def test_a_former_key_that_changes_nothing_needs_no_note(former: dict[str, Any])
     RunConfig.from_keys(SMALL | former)
 
 
-def test_offload_to_the_cpu_is_planned() -> None:
-    config = RunConfig.from_keys(SMALL | {"zero_optimization": {"stage": 1, "cpu_offload": True}})
-    assert [problem.key for problem in config.untrained()] == ["zero_optimization.offload_optimizer"]
+@pytest.mark.parametrize(("former", "today"), [("cpu_offload", "offload_optimizer"), ("cpu_offload_params", "offload_param")])
+def test_offload_to_the_cpu_is_a_section(former: str, today: str) -> None:
+    config = RunConfig.from_keys(SMALL | {"zero_optimization": {"stage": 3, former: True}})
+    assert getattr(config.deepspeed.zero_optimization, today).device == "cpu"
+    assert config.untrained() == ()
+
+
+def test_a_key_of_deepspeeds_checkpoints_is_told_to_be_needless() -> None:
+    former = {"zero_optimization": {"stage": 1, "load_from_fp32_weights": False}}
+    assert "DeepSpeed's own checkpoints" in translate(SMALL | former).notes[0].text
+    RunConfig.from_keys(SMALL | former)
 
 
 README_MOE: dict[str, Any] = {

@@ -49,6 +49,7 @@ PARTS = {
 """The files that are a part of a configuration."""
 
 NOTED = {
+    "configs/finetuning_configs/6-9B.yml": ["zero_optimization.load_from_fp32_weights"],
     "configs/llemma/34B.yml": ["attention_type"],
     "configs/llemma/7B.yml": ["decay_lr_to", "warmup_iters"],
     "configs/pythia/1B.yml": ["fp16.type"],

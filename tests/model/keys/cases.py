@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,23 @@ def deepspeed_understands(keys: dict[str, Any]) -> dict[str, Any]:
 
     config = RunConfig.from_keys(keys)
     theirs = DeepSpeedConfig(deepspeed_settings(config, config.batch_sizes(config.layout(1))))
-    zero, fp16 = theirs.zero_config, theirs.float16_config
     return {
         "steps_per_print": theirs.steps_per_print,
         "wall_clock_breakdown": theirs.wall_clock_breakdown,
         "bf16.enabled": bool(theirs.bfloat16_config.enabled),
-        **{f"fp16.{key}": getattr(fp16, key) for key in type(fp16).model_fields},
-        **{f"zero_optimization.{key}": getattr(zero, key) for key in type(zero).model_fields},
+        **_fields("fp16", theirs.float16_config),
+        **_fields("zero_optimization", theirs.zero_config),
     }
+
+
+def _fields(name: str, section: Any) -> dict[str, Any]:
+    """The fields of one of DeepSpeed's sections and of the sections in it, dotted, under the names that a file has."""
+    found: dict[str, Any] = {}
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        dotted = f"{name}.{field.alias or key}"
+        found[dotted] = value.value if isinstance(value, Enum) else value
+        if hasattr(type(value), "model_fields"):
+            found[dotted] = value.model_dump(mode="json", exclude_unset=True)
+            found |= _fields(dotted, value)
+    return found

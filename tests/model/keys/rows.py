@@ -54,6 +54,10 @@ GPT2 = SHAPE | {
     "vocab_file": "FILES/large/vocab.json",
     "merge_file": "FILES/large/merges.txt",
 }
+STAGE_3 = SHAPE | {"zero_optimization": {"stage": 3}}
+NOWHERE = {"device": "none"}
+OFFLOADED = SHAPE | {"zero_optimization": {"stage": 3, "offload_optimizer": NOWHERE, "offload_param": NOWHERE}}
+ON_CPU = {"device": "cpu", "pin_memory": True}
 PARALLEL = {"gpt_j_residual": True}
 FOUR = {"num_layers": 4, "checkpoint_activations": True}
 
@@ -120,7 +124,7 @@ LIVE = (
     Row("bf16", None, {"enabled": True}, see.engine, SHAPE),
     Row("bf16.enabled", False, True, see.engine, SHAPE),
     Row("zero_optimization", {"stage": 0}, {"stage": 1}, see.engine, SHAPE),
-    Row("zero_optimization.stage", 0, 1, see.engine, SHAPE),
+    Row("zero_optimization.stage", 2, 3, see.engine, SHAPE),
     Row("distributed_backend", "nccl", "gloo", see.backend),
     # text and data
     Row("tokenizer_type", "HFTokenizer", "CharLevelTokenizer", see.tokens, SHAPE | {"vocab_file": "FILES/large.json"}),
@@ -177,5 +181,21 @@ PASSED: dict[str, tuple[Any, dict[str, Any]]] = {
     "zero_optimization.reduce_scatter": (False, SHAPE),
     "zero_optimization.reduce_bucket_size": (54321, SHAPE),
     "zero_optimization.contiguous_gradients": (True, SHAPE),
+    "zero_optimization.round_robin_gradients": (True, SHAPE),
+    "zero_optimization.ignore_unused_parameters": (False, SHAPE),
+    "zero_optimization.sub_group_size": (5000, STAGE_3),
+    "zero_optimization.stage3_prefetch_bucket_size": (5001, STAGE_3),
+    "zero_optimization.stage3_param_persistence_threshold": (5002, STAGE_3),
+    "zero_optimization.stage3_max_live_parameters": (5003, STAGE_3),
+    "zero_optimization.stage3_max_reuse_distance": (5004, STAGE_3),
+    "zero_optimization.zero_hpz_partition_size": (2, STAGE_3),
+    "zero_optimization.zero_quantized_weights": (True, STAGE_3),
+    "zero_optimization.zero_quantized_gradients": (True, STAGE_3),
+    "zero_optimization.offload_optimizer": (ON_CPU, STAGE_3),
+    "zero_optimization.offload_optimizer.device": ("cpu", OFFLOADED),
+    "zero_optimization.offload_optimizer.pin_memory": (False, OFFLOADED),
+    "zero_optimization.offload_param": (ON_CPU, STAGE_3),
+    "zero_optimization.offload_param.device": ("cpu", OFFLOADED),
+    "zero_optimization.offload_param.pin_memory": (False, OFFLOADED),
 }
 """Key -> a value that is not its default, and the keys around it."""
