@@ -14,11 +14,11 @@ INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-full test-gpu bench lint wheel clean
+.PHONY: help quickstart test test-full test-gpu bench bench-train lint wheel clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -n 3
-	@echo "also: test-full, test-gpu, bench, lint, wheel, clean"
+	@echo "also: test-full, test-gpu, bench, bench-train, lint, wheel, clean"
 
 quickstart: $(INSTALLED)
 	$(BIN)/neox-hpc quickstart
@@ -40,6 +40,11 @@ test-gpu: $(TESTABLE)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench
+
+# Beside other implementations; half an hour on two cores that have nothing else to do.
+bench-train: $(TESTABLE)
+	$(PIP) --no-deps --requirement bench/requirements.txt
+	$(BIN)/python -m bench.train
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .

@@ -33,10 +33,6 @@ CHUNK_CPU = 1 << 23
 CHUNK_GPU = 1 << 26
 """Logits in a chunk on a GPU: 256 MiB of fp32."""
 
-BLOCK_CPU = 1 << 18
-"""Logits in a block: 1 MiB of fp32 stays in a core's cache through the passes of a softmax (50304 columns, one core of a Xeon at
-2.5 GHz: 1.4 ns a logit in blocks, 3.6 ns in one piece of 128 rows)."""
-
 
 def head_loss(
     x: Tensor,
@@ -130,6 +126,7 @@ def _over_chunks(
     x_TI, weight_vI = x_TI.to(products), weight.to(products)
     size = min(len(x_TI), _chunk_rows(weight_vI))
     buffer_cv = x_TI.new_empty(size, len(weight_vI))
+    shares_cv = torch.empty_like(buffer_cv, dtype=exact if how.in_fp32 else products) if how.dx or how.dw else None
     dx_TI = torch.empty_like(x_TI) if how.dx else None
     dw_vI = torch.zeros_like(weight, dtype=exact) if how.dw else None
     term_vI = torch.empty_like(weight_vI) if how.dw and products != exact else None
@@ -139,41 +136,58 @@ def _over_chunks(
         z_cv = torch.mm(x_cI, weight_vI.T, out=buffer_cv[: len(x_cI)])
         if how.cut == "row":
             _sum_over_ranks(z_cv, how.groups)
-        total += _loss_then_gradient(z_cv, labels_T[rows], mask_T[rows], how)
+        loss, dz_cv = _loss_and_its_gradient(z_cv, shares_cv, labels_T[rows], mask_T[rows], how)
+        total += loss
         if dx_TI is not None:
-            torch.mm(z_cv, weight_vI, out=dx_TI[rows])
+            torch.mm(dz_cv, weight_vI, out=dx_TI[rows])
         if dw_vI is not None and term_vI is None:
-            dw_vI.addmm_(z_cv.T, x_cI)
+            dw_vI.addmm_(dz_cv.T, x_cI)
         elif dw_vI is not None:
-            dw_vI += torch.mm(z_cv.T, x_cI, out=term_vI)
+            dw_vI += torch.mm(dz_cv.T, x_cI, out=term_vI)
     return total, dx_TI, dw_vI
 
 
-def _loss_then_gradient(z_cv: Tensor, labels_c: Tensor, mask_c: Tensor, how: _How) -> Tensor:
-    """The sum of the loss over a chunk; ``z_cv`` holds its gradient afterwards, if one is wanted, else nothing of use."""
-    precision = torch.promote_types(z_cv.dtype, torch.float32) if how.in_fp32 else z_cv.dtype
-    size = _block_rows(z_cv, how)
-    work_rv = None if precision == z_cv.dtype else z_cv.new_empty((min(size, len(z_cv)), z_cv.shape[-1]), dtype=precision)
-    sums = []
-    for z_rv, label_r, mask_r in zip(z_cv.split(size), labels_c.split(size), mask_c.split(size), strict=True):
-        e_rv = z_rv if work_rv is None else work_rv[: len(z_rv)].copy_(z_rv)
-        label_r, here_r = _local_labels(label_r, z_rv.shape[-1], how)
-        at_label_r = e_rv.gather(-1, label_r[:, None])[:, 0]
-        largest_r = e_rv.amax(-1)
-        lse_r = e_rv.sub_(largest_r[:, None]).exp_().sum(-1).log_().add_(largest_r)
-        whole_lse_r, whole_label_r = _over_vocabulary(lse_r, at_label_r, here_r, how)
-        loss_r = whole_lse_r - whole_label_r + how.z_loss * whole_lse_r**2
-        mask_r = mask_r.to(precision)
-        sums.append((loss_r * mask_r).float().sum() if precision.itemsize < 4 else (loss_r * mask_r).sum())
-        if how.dx or how.dw:
-            factor_r = mask_r * (1 + 2 * how.z_loss * whole_lse_r)
-            e_rv.mul_((factor_r * (largest_r - whole_lse_r).exp_())[:, None])
-            if e_rv is not z_rv:
-                z_rv.copy_(e_rv)
-            # the label's own entry from its logit, in full precision: p - 1 of a rounded p would be 0 for a p near 1
-            own_r = factor_r * (at_label_r - whole_lse_r).exp_() - (mask_r if here_r is None else mask_r * here_r)
-            z_rv.scatter_(-1, label_r[:, None], own_r[:, None].to(z_rv.dtype))
-    return torch.stack(sums).sum()
+def _loss_and_its_gradient(
+    z_cv: Tensor, shares_cv: Tensor | None, labels_c: Tensor, mask_c: Tensor, how: _How
+) -> tuple[Tensor, Tensor]:
+    """The sum of the loss over a chunk, and the gradient of the logits, which is written over one of the two buffers.
+
+    Without ``shares_cv`` the loss alone; its precision is that of the computation.  A softmax is one pass through the cache and one
+    parallel region; on a busy machine every region waits for its last thread, so few large operations are worth more than small
+    ones that stay in the cache.
+    """
+    label_c, here_c = _local_labels(labels_c, z_cv.shape[-1], how)
+    if shares_cv is None:
+        wide_cv = z_cv.to(torch.promote_types(z_cv.dtype, torch.float32)) if how.in_fp32 else z_cv
+        lse_c, at_label_c = _over_vocabulary(wide_cv.logsumexp(-1), _at(wide_cv, label_c), here_c, how)
+        return _sum_of_loss(lse_c, at_label_c, mask_c, how), z_cv
+    p_cv = torch.softmax(z_cv, -1, dtype=shares_cv.dtype, out=shares_cv[: len(z_cv)])
+    own_lse_c = z_cv.amax(-1).to(p_cv.dtype) - p_cv.amax(-1).log_()  # the largest share is 1 / (sum of exponentials)
+    at_own_label_c = _at(z_cv, label_c).to(p_cv.dtype)
+    lse_c, at_label_c = _over_vocabulary(own_lse_c, at_own_label_c, here_c, how)
+    factor_c = mask_c.to(p_cv.dtype) * (1 + 2 * how.z_loss * lse_c)
+    scale_c = factor_c * (own_lse_c - lse_c).exp_()
+    if not _all_ones(scale_c):
+        p_cv.mul_(scale_c[:, None])
+    dz_cv = p_cv if p_cv.dtype == z_cv.dtype else z_cv.copy_(p_cv)
+    # the label's entry from its logit, in full precision: p - 1 of a rounded p would be 0 for a p near 1
+    own_c = factor_c * (at_own_label_c - lse_c).exp_() - (mask_c if here_c is None else mask_c * here_c)
+    dz_cv.scatter_(-1, label_c[:, None], own_c[:, None].to(dz_cv.dtype))
+    return _sum_of_loss(lse_c, at_label_c, mask_c, how), dz_cv
+
+
+def _sum_of_loss(lse_c: Tensor, at_label_c: Tensor, mask_c: Tensor, how: _How) -> Tensor:
+    loss_c = lse_c - at_label_c + how.z_loss * lse_c**2
+    return (loss_c * mask_c.to(loss_c.dtype)).sum(dtype=torch.promote_types(loss_c.dtype, torch.float32))
+
+
+def _at(z_cv: Tensor, label_c: Tensor) -> Tensor:
+    return z_cv.gather(-1, label_c[:, None])[:, 0]
+
+
+def _all_ones(scale_c: Tensor) -> bool:
+    """Nothing to multiply with, the usual case of one rank; a GPU would have to be waited for to know."""
+    return scale_c.device.type == "cpu" and bool((scale_c == 1).all())
 
 
 def _local_labels(labels_r: Tensor, width: int, how: _How) -> tuple[Tensor, Tensor | None]:
@@ -229,13 +243,6 @@ _UNITS = {torch.bfloat16: "avx512_bf16", torch.float16: "avx512_fp16"}
 
 def _chunk_rows(weight_vI: Tensor) -> int:
     return max(64, (CHUNK_CPU if weight_vI.device.type == "cpu" else CHUNK_GPU) // len(weight_vI))
-
-
-def _block_rows(z_cv: Tensor, how: _How) -> int:
-    """All rows where an operation waits for a collective, or on a GPU, where it fills the device."""
-    if z_cv.device.type != "cpu" or how.cut == "column":
-        return len(z_cv)
-    return max(1, BLOCK_CPU // z_cv.shape[-1])
 
 
 def _sum_over_ranks(x: Tensor, groups: Groups) -> None:
@@ -298,6 +305,9 @@ class _CrossEntropy(torch.autograd.Function):
             block.copy_(grad.scatter_add_(-1, local_T[rows, None], at_label_T[rows, None]))
             start = rows.stop
         return logits_Tv, None, None
+
+
+BLOCK_CPU = 1 << 18
 
 
 def _blocks(logits_Tv: Tensor) -> tuple[Tensor, ...]:
