@@ -55,4 +55,4 @@ def make_optimizer(config: RunConfig, parameters: Iterable[nn.Parameter]) -> tor
     params = config.optimization.optimizer.params
     kind = torch.optim.AdamW if params.adam_w_mode else torch.optim.Adam
     groups = parameter_groups(parameters, config.optimization.weight_decay)
-    return kind(groups, lr=learning_rate(config, 0), betas=params.betas, eps=params.eps, fused=True)
+    return kind(groups, lr=params.lr, betas=params.betas, eps=params.eps, fused=True)

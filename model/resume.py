@@ -13,6 +13,7 @@ from model.checkpoint.load import load_checkpoint
 from model.checkpoint.manifest import WEIGHT, DamagedCheckpoint
 from model.config import RunConfig
 from model.engine.fragments import MOMENTS, Progress, after_load, fragments_of
+from model.engine.schedule import restore_schedule
 from model.parallel.groups import Groups
 
 Say = Callable[[str], None]
@@ -44,7 +45,7 @@ def begin_run(config: RunConfig, run_dir: Path, groups: Groups, engine: Any, say
     while True:
         path = from_first_rank(lambda: newest_checkpoint(source.directory, say, below=below), groups)  # noqa: B023 (called at once)
         assert path is not None, "newest_checkpoint refuses where there is none below a damaged one"
-        damage = _load(path, groups, engine, kinds)
+        damage = _load(path, groups, engine, kinds, fresh=fresh)
         if not damage:
             say(f"loaded {path} ({', '.join(kinds)})")
             return 0 if fresh else step_of(path)
@@ -67,7 +68,7 @@ def _find_source(config: RunConfig, run_dir: Path, say: Say) -> _Source | None:
     return _Source(directory=Path(keys.load), own=False)
 
 
-def _load(path: Path, groups: Groups, engine: Any, kinds: tuple[str, ...]) -> str:
+def _load(path: Path, groups: Groups, engine: Any, kinds: tuple[str, ...], *, fresh: bool) -> str:
     """Load on every rank; return the damage that one of them found, or nothing."""
     damage, manifest = "", None
     try:
@@ -79,4 +80,5 @@ def _load(path: Path, groups: Groups, engine: Any, kinds: tuple[str, ...]) -> st
         assert manifest is not None
         counted = Progress(optimizer_steps=manifest.optimizer_steps, loss_scaler=manifest.loss_scaler)
         after_load(engine, counted if len(kinds) > 1 else None)
+        restore_schedule(engine, 0 if fresh else manifest.optimizer_steps)
     return found

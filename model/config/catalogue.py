@@ -106,7 +106,7 @@ def json_schema() -> dict[str, Any]:
 _MEANING = {
     Status.LIVE: "changes what is planned, rendered, trained or sampled; a test shows the difference for every one",
     Status.PASSED: "handed to DeepSpeed by name; a test reads it back from DeepSpeed's own configuration",
-    Status.RETIRED: "never read by GPT-NeoX: accepted at its default only",
+    Status.RETIRED: "never read by GPT-NeoX, or something here takes its place: accepted at its default only, with the reason",
     Status.RUNTIME: "set by the launcher or derived: refused in a file",
     Status.PLANNED: "known and typed, not built yet: it plans and renders; training refuses any value but the default "
     "(of the section *launch*: the site decides, and planning says what stands in its place)",

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model.config.keys import KeyProblem
+from model.config.keys import KeyProblem, Status, status_of
+from model.config.optimization import DeepSpeed
 from model.config.own import NeoxHpc
 
 REMOVED = object()
@@ -173,6 +174,27 @@ def _no_loss_scale(value: Any, keys: Mapping[str, Any]) -> Today:
     return {}, "bfloat16 has no loss scale: not needed"
 
 
+def _recomputation(value: Any, keys: Mapping[str, Any]) -> Today:
+    """DeepSpeed's section activation_checkpointing: each key is one of GPT-NeoX's."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a section, got {value!r}: write partition_activations")
+    if odd := [key for key in value if key not in RECOMPUTATION]:
+        raise ValueError(f"has no {odd[0]}: write some of {', '.join(RECOMPUTATION)}")
+    today = {RECOMPUTATION[key]: setting for key, setting in value.items() if RECOMPUTATION[key] and setting is not None}
+    shown = ", ".join(f"{key}: {str(setting).lower()}" for key, setting in today.items()) or "nothing"
+    return today, f"is DeepSpeed's name for keys of GPT-NeoX: read as {shown}"
+
+
+RECOMPUTATION = {
+    "partition_activations": "partition_activations",
+    "cpu_checkpointing": "checkpoint_in_cpu",
+    "contiguous_memory_optimization": "contiguous_checkpointing",
+    "synchronize_checkpoint_boundary": "synchronize_each_layer",
+    "profile": "profile_backward",
+    "number_checkpoints": "",  # it follows from num_layers and checkpoint_num_layers
+}
+
+
 def _of_their_checkpoints() -> Former:
     text = "is of DeepSpeed's own checkpoints, and ours fit any layout without it: not needed"
     return Former(doc="is of DeepSpeed's own checkpoints; ours fit any layout", read=lambda value, keys: ({}, text))
@@ -189,7 +211,12 @@ def _offload(new: str) -> Former:
     return Former(doc=f"is now zero_optimization.{new}", read=read)
 
 
+_SAME_NAME = [key for key, field in DeepSpeed.model_fields.items() if status_of(field) is Status.PASSED]
+"""DeepSpeed's keys that are GPT-NeoX's as well."""
+
 FORMER: Mapping[str, Former] = {
+    **{f"deepspeed_extra_args.{key}": _renamed(key) for key in (*_SAME_NAME, "scheduler", "activation_checkpointing")},
+    "activation_checkpointing": Former(doc="is now partition_activations and its neighbours", read=_recomputation),
     "sparsity": Former(doc="is now attention_config", read=_sparsity),
     "attention_type": Former(doc="is now num_kv_heads", read=_attention_type),
     "decay_lr_to": Former(doc="is now min_lr", read=_decay_lr_to),

@@ -6,8 +6,21 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from model.config.deepspeed_sections import (
+    Bf16,
+    CommsLogger,
+    DataTypes,
+    Dtype,
+    ExtraArgs,
+    FlopsProfiler,
+    Fp16,
+    Scheduler,
+    ZeroOptimization,
+)
 from model.config.keys import Section, live, passed, planned, retired
 
+GONE = "DeepSpeed 0.19.8 has it no more"
+Precision = Literal["fp32", "fp16", "bfloat16"]
 OPTIMIZERS = ("adam", "adamw", "onebitadam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "sgd", "lion")
 
 
@@ -53,7 +66,7 @@ class Optimization(Section):
     """The optimizer and what is done to gradients before it."""
 
     optimizer: OptimizerChoice = live(OptimizerChoice(), doc="Optimizer type and parameters; the learning rate stands here.")
-    scheduler: dict[str, Any] | None = planned(None, doc="DeepSpeed's own learning-rate schedule.")
+    scheduler: Scheduler | None = passed(None, doc="DeepSpeed's own learning-rate schedule, in the place of ours.")
     use_bnb_optimizer: bool = planned(False, doc="8-bit Adam by bitsandbytes.")
     clip_grad: float = retired(1.0, doc="Older name of gradient_clipping.", why="write gradient_clipping")
     weight_decay: float = live(0.1, ge=0, doc="Weight decay of matrices; biases and norms have none.")
@@ -79,121 +92,19 @@ class LearningRate(Section):
         return self
 
 
-class Fp16(Section):
-    """``fp16``: half precision with a loss scale, by DeepSpeed's names."""
-
-    enabled: bool = live(doc="Train in fp16.")
-    loss_scale: float = passed(0, ge=0, doc="Fixed loss scale; 0 lets it move.")
-    initial_scale_power: int = passed(16, ge=0, doc="The moving scale starts at 2 to this power.")
-    loss_scale_window: int = passed(1000, ge=1, doc="Good steps before the scale doubles.")
-    hysteresis: int = passed(2, ge=1, doc="Overflows before the scale halves.")
-    consecutive_hysteresis: bool = planned(False, doc="A good step forgives the overflows before it.")
-    min_loss_scale: float = passed(1, ge=0, doc="The scale never falls below this.")
-    auto_cast: bool = planned(False, doc="DeepSpeed casts the model's inputs to fp16.")
-
-
-class Bf16(Section):
-    """``bf16``: bfloat16 with fp32 masters."""
-
-    enabled: bool = live(doc="Train in bfloat16.")
-
-
-NO_NVME = "NVMe is left out: DeepSpeed would compile its async_io operation in the job, and no checkpoint could be saved from it"
-
-
-class Offload(Section):
-    """Where optimizer states, or parameters, lie between their uses; by DeepSpeed's names."""
-
-    device: Literal["none", "cpu", "nvme"] = passed("none", doc="cpu: in the memory of the node.")
-    pin_memory: bool = passed(True, doc="In page-locked memory: faster to copy, and not to be swapped out.")
-    nvme_path: str | None = retired(None, doc="Directory on NVMe.", why=NO_NVME)
-    buffer_count: int | None = retired(None, doc="Buffers for reading NVMe.", why=NO_NVME)
-
-    @field_validator("device")
-    @classmethod
-    def _in_memory(cls, device: str) -> str:
-        if device == "nvme":
-            raise ValueError(f"{NO_NVME}: write cpu")
-        return device
-
-
-class OffloadOptimizer(Offload):
-    """``offload_optimizer``: the states and the update of the optimizer on the CPU."""
-
-    pipeline_read: bool | None = retired(None, doc="Read the next tile from NVMe ahead.", why=NO_NVME)
-    pipeline_write: bool | None = retired(None, doc="Write the last tile to NVMe behind.", why=NO_NVME)
-    fast_init: bool | None = retired(None, doc="Faster start with NVMe.", why=NO_NVME)
-
-
-class OffloadParam(Offload):
-    """``offload_param``: ZeRO-3's pieces of parameters on the CPU."""
-
-    buffer_size: int | float | None = retired(None, doc="Elements of a buffer for reading NVMe.", why=NO_NVME)
-    max_in_cpu: int | float | None = retired(None, doc="Elements that stay on the CPU beside NVMe.", why=NO_NVME)
-
-
-class ZeroOptimization(Section):
-    """``zero_optimization``, by DeepSpeed's names; all but ``stage`` are handed over as they are.
-
-    What is absent has DeepSpeed's own default.
-    """
-
-    stage: Literal[0, 1, 2, 3] = live(doc="0: nothing is partitioned; 1: optimizer states; 2: gradients; 3: parameters.")
-    allgather_partitions: bool = passed(True, doc="Parameters are gathered by all-gather, not broadcast.")
-    allgather_bucket_size: int | float = passed(500_000_000, ge=1, doc="Elements gathered at once.")
-    overlap_comm: bool = passed(False, doc="Reduce gradients while the backward pass goes on.")
-    reduce_scatter: bool = passed(True, doc="Reduce-scatter gradients instead of all-reduce.")
-    reduce_bucket_size: int | float = passed(500_000_000, ge=1, doc="Elements reduced at once.")
-    contiguous_gradients: bool = passed(False, doc="Gradients lie in one buffer.")
-    round_robin_gradients: bool = passed(False, doc="Stages 1 and 2: gradients are dealt to ranks in turn.")
-    ignore_unused_parameters: bool = passed(True, doc="Stage 2: parameters without gradient are no error.")
-    offload_optimizer: OffloadOptimizer | None = passed(None, doc="Optimizer states on the CPU.")
-    offload_param: OffloadParam | None = passed(None, doc="Stage 3: parameters on the CPU.")
-    sub_group_size: int | float | None = passed(None, ge=1, doc="Stage 3: elements of a tile of the update.")
-    stage3_prefetch_bucket_size: int | float | None = passed(None, ge=0, doc="Elements fetched ahead.")
-    stage3_param_persistence_threshold: int | float | None = passed(None, ge=0, doc="Smaller parameters stay whole.")
-    stage3_max_live_parameters: int | float | None = passed(None, ge=0, doc="Elements on a GPU before some are released.")
-    stage3_max_reuse_distance: int | float | None = passed(None, ge=0, doc="Parameters needed again this soon stay.")
-    zero_hpz_partition_size: int | None = passed(None, ge=1, doc="ZeRO++: ranks that share a second partition of the weights.")
-    zero_quantized_weights: bool | None = passed(None, doc="ZeRO++: weights are gathered in 8 bits.")
-    zero_quantized_gradients: bool | None = passed(None, doc="ZeRO++: gradients are reduced in 4 bits.")
-
-    @model_validator(mode="after")
-    def _offload_has_a_stage(self) -> ZeroOptimization:
-        if self.offloads_optimizer and self.stage == 0:
-            raise ValueError("offload_optimizer moves what ZeRO partitions, and stage 0 partitions nothing: write stage: 1, 2 or 3")
-        if self.offloads_parameters and self.stage != 3:
-            raise ValueError(f"offload_param needs stage 3, and stage is {self.stage}: write stage: 3, or remove offload_param")
-        plus = [key for key in ("zero_quantized_weights", "zero_quantized_gradients") if getattr(self, key)]
-        plus += ["zero_hpz_partition_size"] if (self.zero_hpz_partition_size or 1) > 1 else []
-        if plus and self.stage != 3:
-            raise ValueError(f"{plus[0]} (ZeRO++) needs stage 3, and stage is {self.stage}: write stage: 3, or remove it")
-        return self
-
-    @property
-    def offloads_optimizer(self) -> bool:
-        """The update runs on the CPU."""
-        return self.offload_optimizer is not None and self.offload_optimizer.device == "cpu"
-
-    @property
-    def offloads_parameters(self) -> bool:
-        """Parameters lie on the CPU between their uses."""
-        return self.offload_param is not None and self.offload_param.device == "cpu"
-
-
 class DeepSpeed(Section):
     """Batch sizes, precision, ZeRO and printing, under DeepSpeed's names."""
 
     train_batch_size: int | None = live(None, ge=1, doc="Sequences in one optimizer step, over all GPUs.")
     train_micro_batch_size_per_gpu: int | None = live(None, ge=1, doc="Sequences that one data-parallel rank computes at once.")
     gradient_accumulation_steps: int | None = live(None, ge=1, doc="Micro-batches in one optimizer step; solved when absent.")
-    precision: Literal["fp16", "fp32", "bfloat16"] | None = live(None, doc="Arithmetic of the model; fp32 when nothing says else.")
+    precision: Precision | None = live(None, doc="Arithmetic of the model; fp32 when nothing says else.")
     fp16: Fp16 | None = live(None, doc="fp16 and its loss scale.")
     bf16: Bf16 | None = live(None, doc="bfloat16.")
     zero_optimization: ZeroOptimization = live(ZeroOptimization(stage=0), doc="ZeRO: what data-parallel ranks share out.")
-    steps_per_print: int = passed(10, ge=1, doc="DeepSpeed prints its own line every so many steps.")
-    wall_clock_breakdown: bool = passed(False, doc="DeepSpeed times forward, backward and step.")
-    fp16_lm_cross_entropy: bool = planned(False, doc="The loss itself in fp16.")
+    steps_per_print: int = passed(10, ge=1, doc="DeepSpeed logs its own line every so many steps, where its log is shown.")
+    wall_clock_breakdown: bool = passed(False, doc="DeepSpeed times forward, backward and step, and shows its log.")
+    fp16_lm_cross_entropy: bool = planned(False, doc="The loss itself in fp16 (with fp16).")
     hysteresis: int = retired(2, doc="Older name of fp16.hysteresis.", why="write fp16: {hysteresis: ...}")
     loss_scale: float | None = retired(None, doc="Older name of fp16.loss_scale.", why="write fp16: {loss_scale: ...}")
     loss_scale_window: float = retired(
@@ -211,28 +122,38 @@ class DeepSpeed(Section):
     deepspeed: bool = planned(True, doc="Train with DeepSpeed; there is no other engine yet.")
     deepscale: bool = retired(False, doc="Train with DeepScale.", why="never read by GPT-NeoX")
     deepscale_config: str | None = retired(None, doc="Configuration of DeepScale.", why="never read by GPT-NeoX")
-    amp: dict[str, Any] | None = planned(None, doc="Apex mixed precision.")
-    data_types: dict[str, Any] | None = planned(None, doc="DeepSpeed's data_types, e.g. grad_accum_dtype.")
-    communication_data_type: str | None = planned(None, doc="Data type of gradient reductions.")
-    prescale_gradients: bool = planned(False, doc="Divide gradients before they are reduced.")
-    gradient_predivide_factor: float = planned(1.0, gt=0, doc="By how much, with prescale_gradients.")
-    sparse_gradients: bool = planned(False, doc="Reduce embedding gradients as sparse tensors.")
+    amp: dict[str, Any] | None = retired(None, doc="Apex mixed precision.", why=f"{GONE}; write precision")
+    data_types: DataTypes | None = passed(None, doc="Arithmetic beside the model's own.")
+    communication_data_type: Dtype | None = passed(
+        None, doc="In what data-parallel ranks reduce gradients; when absent, fp16 for fp16, else as they are added up."
+    )
+    prescale_gradients: bool = passed(False, doc="Divide gradients before they are reduced, not after.")
+    gradient_predivide_factor: float = passed(1.0, gt=0, doc="Divide by this before, and by the rest after.")
+    sparse_gradients: bool = retired(False, doc="Reduce embedding gradients as sparse tensors.", why=GONE)
     curriculum_learning: dict[str, Any] | None = planned(None, doc="DeepSpeed's sequence-length curriculum.")
     data_efficiency: dict[str, Any] | None = planned(None, doc="DeepSpeed's data efficiency library.")
-    activation_checkpointing: dict[str, Any] | None = planned(None, doc="DeepSpeed's activation checkpointing section.")
+    activation_checkpointing: dict[str, Any] | None = retired(
+        None, doc="DeepSpeed's section of it; each of its keys is read as GPT-NeoX's.", why="it is read as partition_activations, …"
+    )
     sparse_attention: dict[str, Any] | None = planned(None, doc="DeepSpeed's sparse attention section.")
-    elasticity: dict[str, Any] | None = planned(None, doc="DeepSpeed's elasticity section.")
-    compression_training: dict[str, Any] | None = planned(None, doc="DeepSpeed's compression section.")
-    checkpoint: dict[str, Any] | None = planned(None, doc="DeepSpeed's checkpoint section.")
-    autotuning: dict[str, Any] | None = planned(None, doc="DeepSpeed's autotuning section.")
-    flops_profiler: dict[str, Any] | None = planned(None, doc="DeepSpeed's FLOPs profiler.")
-    comms_logger: dict[str, Any] | None = planned(None, doc="DeepSpeed's log of collectives.")
+    elasticity: dict[str, Any] | None = retired(
+        None, doc="Batch sizes that fit many numbers of GPUs.", why=f"{GONE}; write train_batch_size, and the rest is solved"
+    )
+    compression_training: dict[str, Any] | None = retired(None, doc="Quantization and pruning while training.", why=GONE)
+    checkpoint: dict[str, Any] | None = retired(
+        None, doc="How DeepSpeed writes checkpoints.", why="checkpoints here are not DeepSpeed's: their slices fit any layout"
+    )
+    autotuning: dict[str, Any] | None = retired(
+        None, doc="Find ZeRO stage and micro-batch by trials.", why="its trials are started by DeepSpeed's launcher, not used here"
+    )
+    flops_profiler: FlopsProfiler | None = passed(None, doc="FLOPs and times of every module, once.")
+    comms_logger: CommsLogger | None = passed(None, doc="Sizes and times of DeepSpeed's collectives.")
     tensorboard: dict[str, Any] | None = planned(None, doc="DeepSpeed's own TensorBoard monitor.")
     wandb: dict[str, Any] | None = planned(None, doc="DeepSpeed's own W&B monitor.")
     csv_monitor: dict[str, Any] | None = planned(None, doc="DeepSpeed's own CSV monitor.")
-    dump_state: bool = planned(False, doc="DeepSpeed prints its state at start.")
-    deepspeed_extra_args: dict[str, Any] | None = planned(None, doc="Further keys of DeepSpeed's configuration.")
-    fp32_allreduce: bool = planned(False, doc="Reduce gradients in fp32.")
+    dump_state: bool = passed(False, doc="DeepSpeed logs its engine's state at start.")
+    deepspeed_extra_args: ExtraArgs | None = live(None, doc="Further keys of DeepSpeed's configuration.")
+    fp32_allreduce: bool = planned(False, doc="Tensor-parallel ranks sum activations and their gradients in fp32.")
 
     @model_validator(mode="after")
     def _one_precision(self) -> DeepSpeed:
@@ -246,3 +167,38 @@ class DeepSpeed(Section):
         if len(set(said.values())) > 1:
             raise ValueError("two precisions are asked for: " + ", ".join(f"{key} says {value}" for key, value in said.items()))
         return self
+
+    @model_validator(mode="after")
+    def _fits_the_precision(self) -> DeepSpeed:
+        accumulation = self.data_types.grad_accum_dtype if self.data_types is not None else None
+        allowed = {"fp32": ("fp32",), "bfloat16": ("fp32", "bf16"), "fp16": ("fp32", "fp16")}[self.arithmetic]
+        if accumulation not in (None, *allowed):
+            wrong = f"data_types.grad_accum_dtype: {self.arithmetic} gradients are not added up in {accumulation}"
+            raise ValueError(f"{wrong}: write {' or '.join(allowed)}")
+        if self.fp16_lm_cross_entropy and self.arithmetic != "fp16":
+            raise ValueError(f"fp16_lm_cross_entropy needs fp16, and the precision is {self.arithmetic}: remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_divide(self) -> DeepSpeed:
+        """Seen in DeepSpeed 0.19.8: reduce-scatter divides once and reads neither key, prescaling does not read the factor."""
+        given = [key for key in ("prescale_gradients", "gradient_predivide_factor") if getattr(self, key) not in (False, 1.0)]
+        if len(given) == 2:
+            raise ValueError(
+                "prescale_gradients divides by all ranks before, gradient_predivide_factor by a part of them: keep one"
+            )
+        partitions = self.zero_optimization.stage > 0 or self.arithmetic != "fp32"
+        if given and partitions and self.zero_optimization.reduce_scatter:
+            raise ValueError(
+                f"{given[0]} is not read while ZeRO reduce-scatters: write zero_optimization: {{reduce_scatter: false}}"
+            )
+        return self
+
+    @property
+    def arithmetic(self) -> Precision:
+        """Arithmetic of the model."""
+        if self.fp16 is not None and self.fp16.enabled:
+            return "fp16"
+        if self.bf16 is not None and self.bf16.enabled:
+            return "bfloat16"
+        return self.precision or "fp32"

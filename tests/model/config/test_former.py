@@ -110,5 +110,5 @@ def test_a_former_key_without_a_meaning_is_a_problem_with_a_fix(former: dict[str
     assert found[key].fix.startswith("write ")
 
 
-def test_no_former_key_is_one_of_todays() -> None:
-    assert not set(FORMER) & set(KEYS)
+def test_no_former_key_is_one_of_todays_but_deepspeeds_name_for_five_of_them() -> None:
+    assert set(FORMER) & set(KEYS) == {"activation_checkpointing"}

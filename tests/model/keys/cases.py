@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from model.config import RunConfig, RunFile, write_run
+from model.config.deepspeed_sections import CommsLogger, FlopsProfiler
+from model.config.keys import Section, Status, status_of
 from model.engine.settings import deepspeed_settings
 from tests.model.cases_training import train
 
@@ -46,9 +48,35 @@ def deepspeed_understands(keys: dict[str, Any]) -> dict[str, Any]:
         "steps_per_print": theirs.steps_per_print,
         "wall_clock_breakdown": theirs.wall_clock_breakdown,
         "bf16.enabled": bool(theirs.bfloat16_config.enabled),
+        "dump_state": theirs.dump_state,
+        "prescale_gradients": theirs.prescale_gradients,
+        "gradient_predivide_factor": theirs.gradient_predivide_factor,
+        "communication_data_type": _SHORT.get(str(theirs.communication_data_type)),
+        "data_types": {"grad_accum_dtype": theirs.grad_accum_dtype},
+        "data_types.grad_accum_dtype": theirs.grad_accum_dtype,
+        "scheduler": {"type": theirs.scheduler_name, "params": theirs.scheduler_params},
+        "scheduler.type": theirs.scheduler_name,
+        "scheduler.params": theirs.scheduler_params,
+        "log_level": theirs.log_level,
+        "deepspeed_extra_args.log_level": theirs.log_level,
+        "deepspeed_extra_args.memory_breakdown": theirs.memory_breakdown,
+        "deepspeed_extra_args.disable_python_gc": theirs.disable_python_gc,
+        "deepspeed_extra_args.timers": {"throughput": theirs.timers_config.model_dump()},
+        **_plain_fields("flops_profiler", theirs.flops_profiler_config, FlopsProfiler),
+        **_plain_fields("comms_logger", getattr(theirs.comms_config, "comms_logger", None), CommsLogger),
         **_fields("fp16", theirs.float16_config),
         **_fields("zero_optimization", theirs.zero_config),
     }
+
+
+_SHORT = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
+
+
+def _plain_fields(name: str, theirs: Any, ours: type[Section]) -> dict[str, Any]:
+    """The attributes of one of DeepSpeed's sections that are keys of ours, and all of them together."""
+    passed = [key for key, field in ours.model_fields.items() if status_of(field) is Status.PASSED]
+    values = {key: getattr(theirs, key, None) for key in passed}
+    return {name: values} | {f"{name}.{key}": value for key, value in values.items()}
 
 
 def _fields(name: str, section: Any) -> dict[str, Any]:

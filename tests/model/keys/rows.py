@@ -54,6 +54,17 @@ GPT2 = SHAPE | {
     "vocab_file": "FILES/large/vocab.json",
     "merge_file": "FILES/large/merges.txt",
 }
+BRAIN = SHAPE | {"precision": "bfloat16"}
+SCHEDULED = SHAPE | {"scheduler": {"type": "WarmupDecayLR", "params": {"total_num_steps": 9}}}
+PROFILED = {
+    "enabled": True,
+    "profile_step": 2,
+    "module_depth": 3,
+    "top_modules": 4,
+    "detailed": False,
+    "recompute_fwd_factor": 0.5,
+}
+LOGGED = SHAPE | {"comms_logger": {"enabled": True}}
 STAGE_3 = SHAPE | {"zero_optimization": {"stage": 3}}
 NOWHERE = {"device": "none"}
 OFFLOADED = SHAPE | {"zero_optimization": {"stage": 3, "offload_optimizer": NOWHERE, "offload_param": NOWHERE}}
@@ -125,6 +136,7 @@ LIVE = (
     Row("bf16.enabled", False, True, see.engine, SHAPE),
     Row("zero_optimization", {"stage": 0}, {"stage": 1}, see.engine, SHAPE),
     Row("zero_optimization.stage", 2, 3, see.engine, SHAPE),
+    Row("deepspeed_extra_args", {"log_level": "error"}, {"memory_breakdown": True}, see.engine, SHAPE),
     Row("distributed_backend", "nccl", "gloo", see.backend),
     # text and data
     Row("tokenizer_type", "HFTokenizer", "CharLevelTokenizer", see.tokens, SHAPE | {"vocab_file": "FILES/large.json"}),
@@ -175,6 +187,33 @@ PASSED: dict[str, tuple[Any, dict[str, Any]]] = {
     "fp16.loss_scale_window": (77, HALF),
     "fp16.hysteresis": (5, HALF),
     "fp16.min_loss_scale": (4.0, HALF),
+    "fp16.consecutive_hysteresis": (True, HALF),
+    "dump_state": (True, SHAPE),
+    "prescale_gradients": (True, SHAPE),
+    "gradient_predivide_factor": (2.0, SHAPE),
+    "communication_data_type": ("bf16", SHAPE),
+    "data_types": ({"grad_accum_dtype": "bf16"}, BRAIN),
+    "data_types.grad_accum_dtype": ("bf16", BRAIN),
+    "scheduler": ({"type": "WarmupLR", "params": {"warmup_num_steps": 3}}, SHAPE),
+    "scheduler.type": ("WarmupCosineLR", SCHEDULED),
+    "scheduler.params": ({"total_num_steps": 8}, SCHEDULED),
+    "deepspeed_extra_args.log_level": ("error", SHAPE),
+    "deepspeed_extra_args.memory_breakdown": (True, SHAPE),
+    "deepspeed_extra_args.disable_python_gc": (True, SHAPE),
+    "deepspeed_extra_args.timers": ({"throughput": {"enabled": False, "synchronized": False}}, SHAPE),
+    "flops_profiler": (PROFILED, SHAPE),
+    "flops_profiler.enabled": (True, SHAPE),
+    "flops_profiler.profile_step": (2, SHAPE),
+    "flops_profiler.module_depth": (2, SHAPE),
+    "flops_profiler.top_modules": (3, SHAPE),
+    "flops_profiler.detailed": (False, SHAPE),
+    "flops_profiler.recompute_fwd_factor": (0.5, SHAPE),
+    "comms_logger": ({"enabled": True, "prof_all": False, "prof_ops": ["all_reduce"], "verbose": True, "debug": True}, SHAPE),
+    "comms_logger.enabled": (True, SHAPE),
+    "comms_logger.prof_all": (False, LOGGED),
+    "comms_logger.prof_ops": (["all_reduce"], LOGGED),
+    "comms_logger.verbose": (True, LOGGED),
+    "comms_logger.debug": (True, LOGGED),
     "zero_optimization.allgather_partitions": (False, SHAPE),
     "zero_optimization.allgather_bucket_size": (12345, SHAPE),
     "zero_optimization.overlap_comm": (True, SHAPE),
