@@ -23,7 +23,7 @@ class Fp16(Section):
     loss_scale_window: int = passed(1000, ge=1, doc="Good steps before the scale doubles.")
     hysteresis: int = passed(2, ge=1, doc="Overflows before the scale halves.")
     consecutive_hysteresis: bool = passed(False, doc="A good step forgives the overflows before it.")
-    min_loss_scale: float = passed(1, ge=0, doc="The scale never falls below this.")
+    min_loss_scale: int = passed(1, ge=1, doc="The scale never falls below this; the run stops where it would.")
     auto_cast: bool = retired(False, doc="Cast the model's inputs to fp16.", why="its inputs are token numbers")
 
 
@@ -99,11 +99,17 @@ class ZeroOptimization(Section):
             raise ValueError("offload_optimizer moves what ZeRO partitions, and stage 0 partitions nothing: write stage: 1, 2 or 3")
         if self.offloads_parameters and self.stage != 3:
             raise ValueError(f"offload_param needs stage 3, and stage is {self.stage}: write stage: 3, or remove offload_param")
-        plus = [key for key in ("zero_quantized_weights", "zero_quantized_gradients") if getattr(self, key)]
-        plus += ["zero_hpz_partition_size"] if (self.zero_hpz_partition_size or 1) > 1 else []
+        plus = [*self.needing_groups_of_nodes, *(["zero_quantized_weights"] if self.zero_quantized_weights else [])]
         if plus and self.stage != 3:
             raise ValueError(f"{plus[0]} (ZeRO++) needs stage 3, and stage is {self.stage}: write stage: 3, or remove it")
         return self
+
+    @property
+    def needing_groups_of_nodes(self) -> tuple[str, ...]:
+        """The keys of ZeRO++ that are set and for which DeepSpeed groups the ranks of a node."""
+        wanted = {"zero_hpz_partition_size": (self.zero_hpz_partition_size or 1) > 1}
+        wanted["zero_quantized_gradients"] = bool(self.zero_quantized_gradients)
+        return tuple(key for key, asked in wanted.items() if asked)
 
     @property
     def offloads_optimizer(self) -> bool:

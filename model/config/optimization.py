@@ -103,7 +103,7 @@ class DeepSpeed(Section):
     bf16: Bf16 | None = live(None, doc="bfloat16.")
     zero_optimization: ZeroOptimization = live(ZeroOptimization(stage=0), doc="ZeRO: what data-parallel ranks share out.")
     steps_per_print: int = passed(10, ge=1, doc="DeepSpeed logs its own line every so many steps, where its log is shown.")
-    wall_clock_breakdown: bool = passed(False, doc="DeepSpeed times forward, backward and step, and shows its log.")
+    wall_clock_breakdown: bool = passed(False, doc="DeepSpeed times forward, backward and step, and prints it.")
     fp16_lm_cross_entropy: bool = planned(False, doc="The loss itself in fp16 (with fp16).")
     hysteresis: int = retired(2, doc="Older name of fp16.hysteresis.", why="write fp16: {hysteresis: ...}")
     loss_scale: float | None = retired(None, doc="Older name of fp16.loss_scale.", why="write fp16: {loss_scale: ...}")
@@ -182,7 +182,8 @@ class DeepSpeed(Section):
     @model_validator(mode="after")
     def _one_way_to_divide(self) -> DeepSpeed:
         """Seen in DeepSpeed 0.19.8: reduce-scatter divides once and reads neither key, prescaling does not read the factor."""
-        given = [key for key in ("prescale_gradients", "gradient_predivide_factor") if getattr(self, key) not in (False, 1.0)]
+        given = ["prescale_gradients"] if self.prescale_gradients else []
+        given += ["gradient_predivide_factor"] if self.gradient_predivide_factor != 1 else []
         if len(given) == 2:
             raise ValueError(
                 "prescale_gradients divides by all ranks before, gradient_predivide_factor by a part of them: keep one"

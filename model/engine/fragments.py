@@ -119,7 +119,7 @@ def after_load(engine: Any, progress: Progress | None) -> None:
     """
     optimizer = engine.optimizer
     basic = isinstance(optimizer, torch.optim.Optimizer)
-    _restore_progress(engine, optimizer if basic else optimizer.optimizer, progress)
+    restore_progress(engine, optimizer if basic else optimizer.optimizer, progress)
     if basic:
         return
     if _partitions_parameters(optimizer):
@@ -134,7 +134,8 @@ def after_load(engine: Any, progress: Progress | None) -> None:
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _restore_progress(engine: Any, inner: torch.optim.Optimizer, progress: Progress | None) -> None:
+def restore_progress(engine: Any, inner: torch.optim.Optimizer, progress: Progress | None) -> None:
+    """Put the counters of the optimizer ``inner`` and of the engine's loss scaler where they stood; ``None``: forget them."""
     if progress is None:
         inner.state.clear()
         return

@@ -36,7 +36,7 @@ def deepspeed_settings(config: RunConfig, batch: BatchSizes) -> dict[str, Any]:
 def shows_deepspeeds_log(config: RunConfig) -> bool:
     """Something was asked for that DeepSpeed writes to its log."""
     keys = config.deepspeed
-    return keys.wall_clock_breakdown or keys.dump_state or (keys.comms_logger is not None and keys.comms_logger.enabled)
+    return keys.dump_state or (keys.comms_logger is not None and keys.comms_logger.enabled and keys.comms_logger.verbose)
 
 
 def _precision(config: RunConfig) -> dict[str, Any]:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.nn import functional
 
 from model.config import RunConfig
-from model.engine.fragments import fragments_of
+from model.engine.fragments import fragments_of, progress_of, restore_progress
+from model.engine.reports import show_collectives
+from model.engine.schedule import restore_schedule, set_rate
+from model.engine.settings import deepspeed_settings
 from model.engine.start import join_ranks
 from model.engine.trainer import Trainer
 from model.gpt import GPT
 from model.parallel.groups import make_groups
+from tests.model.networks import small_batch
 
 INTERNALS: dict[str, tuple[str, ...]] = {
     "DeepSpeedZeroOptimizer": (
@@ -87,6 +96,76 @@ def pieces(keys: dict[str, Any]) -> list[tuple[str, int, int, int]]:
     """Name, start, length and size of the shard, of every fragment of this rank."""
     found = fragments_of(make_trainer(keys).engine)
     return [(f.parameter.global_name, f.start, f.length, math.prod(f.shard_shape)) for f in found]
+
+
+def gradient_types(keys: dict[str, Any]) -> tuple[str, str]:
+    """In what DeepSpeed adds gradients up, and in what ranks send them."""
+    engine = make_trainer(keys).engine
+    short = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+    return short[engine.get_data_types()[1]], short[engine.communication_data_type]
+
+
+def collectives_shown(keys: dict[str, Any]) -> str:
+    """What is printed at the end of a run about DeepSpeed's collectives."""
+    from deepspeed.comm import comm
+
+    said = io.StringIO()
+    try:
+        make_trainer(keys)
+        with contextlib.redirect_stdout(said):
+            show_collectives(RunConfig.from_keys(keys))
+    finally:
+        comm.comms_logger.enabled = False  # else for all later runs of this process
+    return said.getvalue()
+
+
+def rates(keys: dict[str, Any], steps: int, at: int) -> tuple[list[tuple[float, Any]], list[tuple[float, Any]]]:
+    """Learning rate and decays of every step, and of those from ``at`` on of a run that begins there.  Our own rate: step + 0.5."""
+    return _rates(keys, range(steps)), _rates(keys, range(at, steps))
+
+
+def _rates(keys: dict[str, Any], steps: range) -> list[tuple[float, Any]]:
+    with mock.patch.object(functional, "linear", functional.linear):  # ZeRO-3 puts its own there, for good
+        engine = make_trainer(keys).engine
+        restore_schedule(engine, steps.start)
+        found = []
+        for step in steps:
+            rate = set_rate(engine, step + 0.5)
+            found.append((rate, engine.optimizer.param_groups[0]["betas"]))
+            for _ in range(engine.gradient_accumulation_steps()):
+                engine.backward(engine(small_batch()))
+                engine.step()
+    return found
+
+
+def loss_scales(keys: dict[str, Any], overflows: str, cut: int) -> list[float | str]:
+    """The loss scale after every step, by DeepSpeed's scaler with the settings that it is given; ``x`` is a step that overflows.
+
+    After ``cut`` steps a new scaler takes over what a checkpoint keeps.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig
+    from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
+
+    config = RunConfig.from_keys(keys)
+    told = DeepSpeedConfig(deepspeed_settings(config, config.batch_sizes(config.layout(dist.get_world_size())))).float16_config
+
+    def engine() -> Any:
+        scaler = CreateLossScaler(torch.half, told.loss_scale, told.loss_scale == 0, told.dynamic_loss_scale_args())
+        optimizer = SimpleNamespace(loss_scaler=scaler, optimizer=SimpleNamespace(state={}))
+        return SimpleNamespace(optimizer=optimizer, fp16_enabled=lambda: True)
+
+    current = engine()
+    scales: list[float | str] = []
+    for number, step in enumerate(overflows):
+        if number == cut:
+            progress, current = progress_of(current), engine()
+            restore_progress(current, current.optimizer.optimizer, progress)
+        try:
+            current.optimizer.loss_scaler.update_scale(step == "x")
+        except Exception as error:  # noqa: BLE001 (DeepSpeed raises no other)
+            return [*scales, f"stopped: {error}"]
+        scales.append(current.optimizer.loss_scaler.loss_scale)
+    return scales
 
 
 def deepspeed_says(keys: dict[str, Any]) -> dict[str, Any]:

@@ -94,12 +94,99 @@ def test_deepspeed_has_understood_what_it_is_told(two_ranks: RankPool) -> None:
 
 @pytest.mark.skipif(not FP16, reason=NO_FP16)
 def test_deepspeed_has_understood_the_loss_scale(two_ranks: RankPool) -> None:
-    keys = {"initial_scale_power": 9, "loss_scale_window": 77, "hysteresis": 3, "min_loss_scale": 4.0}
+    keys = {"initial_scale_power": 9, "loss_scale_window": 77, "hysteresis": 3, "min_loss_scale": 4}
     moving = two_ranks.run(f"{CASES}:deepspeed_says", KEYS | {"fp16": {"enabled": True} | keys})[0]["loss_scale"]
-    expected = {"init_scale": 2**9, "scale_window": 77, "delayed_shift": 3, "min_scale": 4.0, "consecutive_hysteresis": False}
+    expected = {"init_scale": 2**9, "scale_window": 77, "delayed_shift": 3, "min_scale": 4, "consecutive_hysteresis": False}
     assert moving == (0, expected)
     fixed = two_ranks.run(f"{CASES}:deepspeed_says", KEYS | {"fp16": {"enabled": True, "loss_scale": 128.0}})[0]
     assert fixed["loss_scale"][0] == 128.0
+
+
+def told(**keys: Any) -> dict[str, Any]:
+    """What DeepSpeed is told."""
+    config = RunConfig.from_keys(KEYS | keys)
+    return deepspeed_settings(config, config.batch_sizes(config.layout(2)))
+
+
+@pytest.mark.parametrize(
+    ("keys", "added_in", "sent_in"),
+    [
+        ({}, "fp32", "fp32"),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, "bf16", "bf16"),
+        ({"communication_data_type": "bf16"}, "fp32", "bf16"),
+    ],
+)
+def test_bf16_gradients_are_sent_as_they_are_added_up_unless_told_otherwise(
+    two_ranks: RankPool, keys: dict[str, Any], added_in: str, sent_in: str
+) -> None:
+    settings = told(precision="bfloat16", **keys)
+    assert (settings["data_types"], settings["communication_data_type"]) == ({"grad_accum_dtype": added_in}, sent_in)
+    assert two_ranks.run(f"{CASES}:gradient_types", KEYS | BF16 | keys)[0] == (added_in, sent_in)
+
+
+def test_the_log_of_collectives_is_off_unless_enabled() -> None:
+    """DeepSpeed turns it on as soon as the section is there."""
+    assert "comms_logger" not in told(comms_logger={"verbose": True})
+    assert told(comms_logger={"enabled": True})["comms_logger"]["enabled"] is True
+
+
+def test_deepspeeds_log_is_shown_where_something_is_written_to_it() -> None:
+    assert "log_level" not in told()
+    assert told(dump_state=True)["log_level"] == "info"
+    assert told(comms_logger={"enabled": True, "verbose": True})["log_level"] == "info"
+    assert told(dump_state=True, deepspeed_extra_args={"log_level": "error"})["log_level"] == "error"
+
+
+def test_an_optimizer_on_the_cpu_is_not_compiled_in_the_job() -> None:
+    offloaded = {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    assert told(zero_optimization=offloaded)["zero_force_ds_cpu_optimizer"] is False
+    assert told(zero_optimization=offloaded)["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
+    assert "zero_force_ds_cpu_optimizer" not in told(zero_optimization={"stage": 2})
+
+
+def test_collectives_are_shown_in_a_table(two_ranks: RankPool) -> None:
+    shown, nothing = two_ranks.run(f"{CASES}:collectives_shown", KEYS | ZERO_1 | {"comms_logger": {"enabled": True}})
+    assert "all_reduce" in shown or "broadcast" in shown
+    assert nothing == ""
+
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "WarmupLR": {"warmup_max_lr": 0.01, "warmup_num_steps": 4, "warmup_type": "linear"},
+    "WarmupDecayLR": {"total_num_steps": 9, "warmup_max_lr": 0.01, "warmup_num_steps": 3},
+    "WarmupCosineLR": {"total_num_steps": 9, "warmup_num_steps": 3},
+    "OneCycle": {
+        "cycle_min_lr": 0.001,
+        "cycle_max_lr": 0.01,
+        "cycle_first_step_size": 3,
+        "decay_lr_rate": 0.1,
+        "decay_step_size": 1,
+    },
+    "LRRangeTest": {"lr_range_test_min_lr": 0.001, "lr_range_test_step_size": 2},
+}
+
+
+@pytest.mark.parametrize("zero", [{}, ZERO_1, ZERO_3], ids=["ZeRO-0", "ZeRO-1", "ZeRO-3"])
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_run_with_deepspeeds_schedule_continues_at_the_rates_of_the_uninterrupted_one(
+    two_ranks: RankPool, kind: str, zero: dict[str, Any]
+) -> None:
+    keys = KEYS | zero | {"scheduler": {"type": kind, "params": SCHEDULES[kind]}}
+    whole, continued = two_ranks.run(f"{CASES}:rates", keys, 8, 5)[0]
+    assert len({rate for rate, _ in whole}) > 3
+    assert continued == whole[5:]
+
+
+def test_a_linear_warm_up_of_deepspeeds_has_the_rates_of_its_formula(two_ranks: RankPool) -> None:
+    """Step k (0 is the first) takes k - 1 of 4 shares of the peak, the first none: DeepSpeed sets a rate after a step."""
+    keys = KEYS | {"scheduler": {"type": "WarmupLR", "params": SCHEDULES["WarmupLR"]}}
+    whole, _ = two_ranks.run(f"{CASES}:rates", keys, 8, 5)[0]
+    assert [rate for rate, _ in whole] == pytest.approx([0, 0, 0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+
+
+def test_without_a_schedule_of_deepspeeds_the_rate_is_ours(two_ranks: RankPool) -> None:
+    whole, continued = two_ranks.run(f"{CASES}:rates", KEYS, 3, 1)[0]
+    assert [rate for rate, _ in whole] == [0.5, 1.5, 2.5]
+    assert continued == whole[1:]
 
 
 def test_at_zero_0_the_clipping_is_ours() -> None:

@@ -186,7 +186,7 @@ PASSED: dict[str, tuple[Any, dict[str, Any]]] = {
     "fp16.initial_scale_power": (9, HALF),
     "fp16.loss_scale_window": (77, HALF),
     "fp16.hysteresis": (5, HALF),
-    "fp16.min_loss_scale": (4.0, HALF),
+    "fp16.min_loss_scale": (4, HALF),
     "fp16.consecutive_hysteresis": (True, HALF),
     "dump_state": (True, SHAPE),
     "prescale_gradients": (True, SHAPE),
