@@ -440,6 +440,10 @@ def _check_model(loaded: Loaded, site: Site, vocab: int) -> Iterator[Problem]:
     if config.precision == "fp16" and site.node.gpus == 0:
         where = loaded.where("fp16" if "fp16" in loaded.places else "precision")
         yield Problem(where, f"fp16 needs GPUs, and a node of {site.name} has none", "write precision: bfloat16")
+    for key in ("zero_quantized_weights", "zero_quantized_gradients"):
+        if getattr(config.deepspeed.zero_optimization, key) and site.node.gpus == 0:
+            wrong = f"{key} is a CUDA kernel of DeepSpeed's, and a node of {site.name} has no GPU"
+            yield Problem(loaded.where(f"zero_optimization.{key}"), wrong, "remove it")
 
 
 def _check_tensor(loaded: Loaded) -> Iterator[Problem]:

@@ -297,6 +297,12 @@ WRONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         {},
         "zero_optimization.stage: ZeRO stage 2 cannot be combined with 2 pipeline stages",
     ),
+    "quantized_without_gpus": (
+        site("local"),
+        {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
+        {},
+        "zero_optimization.zero_quantized_weights: zero_quantized_weights is a CUDA kernel",
+    ),
     "fp16_without_gpus": (site("local"), {"precision": "fp16"}, {}, "precision: fp16 needs GPUs"),
     "walltime_beyond_the_queue": (
         site("frontier"),
