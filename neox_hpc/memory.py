@@ -1,55 +1,111 @@
 """Bytes per GPU of a layout: what a rank holds of weights, gradients, optimizer, buffers and activations.  Arithmetic, no torch.
 
-A first estimate, so that a job that cannot fit does not reach a queue.  The model's states (weights, gradients, optimizer) are
-counted exactly; buffers and activations follow the formulas below; what the allocator and the communicators add is left to
-``HEADROOM``.  Sources:
+A step has four moments at which a rank may hold most: when the last layer's output is there (all activations), when the backward
+pass is nearly through (all gradients, and what the last block works in), while gradients are reduced (their buffers), and while
+the optimizer updates.  Each is counted from what DeepSpeed 0.19.8 allocates there; every formula names its place.  Compared with
+the peak of real trainings over a grid of layouts (tests/test_memory.py): within 10 %.  What the allocator, libraries and
+communicators add is left to ``HEADROOM``.
 
-- states: Rajbhandari et al. 2020, "ZeRO", arXiv:1910.02054, section 3.1 (2 + 2 + 12 bytes a parameter in mixed precision) and
-  section 5 (what each stage divides by the data-parallel ranks)
-- activations: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", arXiv:2205.05198,
-  equations 1, 2, 4 and section 5 (micro-batches in flight on the first stage of a pipeline)
-- buffers: deepspeed/runtime/zero/stage_1_and_2.py 0.19.8: one bucket of reduce_bucket_size, two with overlap_comm
+Legend: p parameters of the rank, d data-parallel ranks, m micro-batches of a step.  Sources beside DeepSpeed's: Rajbhandari et al.
+2020, "ZeRO", arXiv:1910.02054 (what each stage divides by d); Narayanan et al. 2021, arXiv:2104.04473, section 2.2 (a stage i of n
+holds min(n - i, m) micro-batches).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from neox_hpc.activations import COUNTED_KINDS, Device, stage_activations
 from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig, layer_parameters, stage_bounds
 
 GIB = 2**30
 HEADROOM = 0.9
 """Share of a GPU's memory that an estimate may fill: the rest is for the driver, the communicators and fragmentation."""
-FUSED_KINDS = frozenset({"flash"})
-COUNTED_KINDS = frozenset({"global", "flash", "local"})
-"""Kinds of attention whose blocks these formulas describe."""
+FLAT_BUCKET = 500_000_000
+"""Gradients reduced at once outside of ZeRO (deepspeed/runtime/engine.py, MEMORY_OPT_ALLREDUCE_SIZE)."""
+MAX_LIVE = 1_000_000_000
+PREFETCH = 50_000_000
+SUB_GROUP = 1_000_000_000
+"""DeepSpeed's defaults of ZeRO-3: elements that are whole at once, fetched ahead, updated at once
+(deepspeed/runtime/zero/config.py)."""
+PARTS = ("weights", "gradients", "optimizer", "buffers", "activations")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes of the rank that holds most."""
+class Moment:
+    """Bytes that a rank holds at one time of a step."""
 
+    when: str
     weights: int
     gradients: int
     optimizer: int
     buffers: int
     activations: int
-    step: int
-    """Only while the optimizer steps, when no activation is held."""
 
     @property
-    def states(self) -> int:
-        """What every step of the training holds, counted exactly."""
-        return self.weights + self.gradients + self.optimizer
+    def total(self) -> int:
+        """All parts."""
+        return sum(getattr(self, part) for part in PARTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one rank of one pipeline stage."""
+
+    layers: range
+    """Of embedding, blocks, final norm and head."""
+    moments: tuple[Moment, ...]
+    states: int
+    """Weights, gradients and optimizer, which every step holds."""
+    host: int
+    """In the node's own memory: what is offloaded."""
+
+    @property
+    def fullest(self) -> Moment:
+        """When most is held."""
+        return max(self.moments, key=lambda moment: moment.total)
 
     @property
     def peak(self) -> int:
         """The most that is held at one time."""
-        return self.states + self.buffers + max(self.activations, self.step)
+        return self.fullest.total
 
     def __str__(self) -> str:
-        parts = ("weights", "gradients", "optimizer", "buffers", "activations")
-        return ", ".join(f"{part} {in_gib(getattr(self, part))}" for part in parts)
+        return ", ".join(f"{part} {in_gib(getattr(self.fullest, part))}" for part in PARTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rank:
+    """What the formulas are made of: parameters, data-parallel ranks, micro-batches, bytes of a weight."""
+
+    p: int
+    d: int
+    m: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """Bytes that DeepSpeed holds."""
+
+    weights: int
+    optimizer: int
+    kept_gradients: int
+    """Of earlier micro-batches, when the last one begins."""
+    gradients: int
+    """When the backward pass is through, or its fullest bucket is."""
+    gathered: int = 0
+    """Weights that are whole during the forward pass."""
+    contiguous: int = 0
+    """Buffers that stand through the backward pass."""
+    reducing: int = 0
+    """Buffers while gradients are reduced."""
+    meanwhile: bool = False
+    """They are reduced in the course of the backward pass, not after it."""
+    updated: int = 0
+    """Gradients during the update."""
+    updating: int = 0
+    """Buffers during the update."""
 
 
 def in_gib(size: int) -> str:
@@ -58,33 +114,30 @@ def in_gib(size: int) -> str:
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
-def estimate_memory(config: RunConfig, layout: Layout, batch: BatchSizes, vocab_size: int) -> Memory | None:
-    """The memory of the fullest rank; ``None`` where the network has blocks that the formulas do not describe."""
-    shape, stage = config.architecture, config.zero_stage
-    if set(shape.attention_kinds) - COUNTED_KINDS or config.experts.moe_num_experts > 1:
+def estimate_memory(
+    config: RunConfig, layout: Layout, batch: BatchSizes, vocab_size: int, device: Device = "gpu"
+) -> tuple[Memory, ...] | None:
+    """The memory of a rank of every pipeline stage; ``None`` where the network has blocks that the formulas do not describe.
+
+    Raises:
+        ValueError: the layers cannot be dealt to the stages.
+    """
+    if set(config.architecture.attention_kinds) - COUNTED_KINDS or config.experts.moe_num_experts > 1:
         return None
-    parameters = count_parameters(config, layout, vocab_size)
-    width = 4 if config.precision == "fp32" else 2
-    accumulated = 2 if config.precision == "fp16" else 4  # bf16 accumulates in fp32
-    moments = 8 if config.precision == "fp32" else 12  # and the fp32 master weights
-    zero = config.deepspeed.zero_optimization
-    buckets = (2 if zero.overlap_comm else 1) if stage and config.precision != "bfloat16" else 0
-    return Memory(
-        weights=width * parameters // (layout.data if stage >= 3 else 1),
-        gradients=accumulated * parameters // (layout.data if stage >= 2 else 1),
-        optimizer=moments * parameters // (layout.data if stage >= 1 else 1),
-        buffers=buckets * accumulated * int(zero.reduce_bucket_size),
-        activations=_activations(config, layout, batch, vocab_size, width),
-        step=4 * parameters // (layout.data if stage >= 1 else 1),  # gradients in fp32
-    )
+    padded = config.padded_vocab_size(vocab_size)
+    bounds = stages(config, layout, vocab_size)
+    return tuple(_stage(config, layout, batch, padded, number, layers, device) for number, layers in enumerate(bounds))
+
+
+def fullest(memories: tuple[Memory, ...]) -> Memory:
+    """The stage whose ranks hold most."""
+    return max(memories, key=lambda memory: memory.peak)
 
 
 def count_parameters(config: RunConfig, layout: Layout, vocab_size: int) -> int:
     """Parameters of the rank that holds most."""
-    layers = layer_parameters(config, config.padded_vocab_size(vocab_size), layout.tensor)
-    if layout.pipe == 1 and not config.architecture.no_weight_tying:
-        return sum(layers[:-1])  # a tied head has no matrix of its own; on another stage it has a copy
-    return max(sum(layers[n] for n in stage) for stage in stages(config, layout, vocab_size))
+    counts = layer_parameters(config, config.padded_vocab_size(vocab_size), layout.tensor)
+    return max(_count(config, counts, layers) for layers in stages(config, layout, vocab_size))
 
 
 def stages(config: RunConfig, layout: Layout, vocab_size: int) -> tuple[range, ...]:
@@ -96,30 +149,137 @@ def stages(config: RunConfig, layout: Layout, vocab_size: int) -> tuple[range, .
     return stage_bounds(config, layout.pipe, parameters=layer_parameters(config, config.padded_vocab_size(vocab_size)))
 
 
-def _activations(config: RunConfig, layout: Layout, batch: BatchSizes, vocab_size: int, width: int) -> int:
-    """What waits for the backward pass on the first stage, and the larger of one recomputation and the logits."""
-    shape, training = config.architecture, config.training
-    layers = max(
-        len(range(max(stage.start, 1), min(stage.stop, shape.num_layers + 1))) for stage in stages(config, layout, vocab_size)
+def _count(config: RunConfig, counts: tuple[int, ...], layers: range) -> int:
+    """Parameters in a stage; a tied head beside the embedding has none of its own, on another stage it has a copy."""
+    tied = not config.architecture.no_weight_tying and layers.start == 0 and layers.stop == len(counts)
+    return sum(counts[layer] for layer in layers) - (counts[-1] if tied else 0)
+
+
+def _stage(
+    config: RunConfig, layout: Layout, batch: BatchSizes, padded: int, number: int, layers: range, device: Device
+) -> Memory:
+    rank = _rank(config, layout, batch, padded, layers)
+    activations = stage_activations(config, layout, batch, padded, layers, device)
+    flying = min(layout.pipe - number, batch.accumulation)
+    held = _held(config, layout, rank)
+    most = max(activations.loss, activations.after_loss + activations.work)
+    moments = (
+        _moment("forward", held, held.kept_gradients, held.contiguous, flying * activations.kept + most, held.gathered),
+        _moment("backward", held, held.gradients, held.reducing if held.meanwhile else held.contiguous, activations.work),
+        _moment("reduction", held, held.gradients, held.reducing, 0),
+        _moment("update", held, held.updated, held.updating, 0),
     )
-    in_flight = min(layout.pipe, batch.accumulation)
-    tokens = shape.seq_length * batch.micro
-    per_block = _block_activations(config, layout.tensor, tokens, width)
-    logits = tokens * config.padded_vocab_size(vocab_size) // layout.tensor * width  # the loss works in their place
-    if not training.checkpoint_activations:
-        return layers * in_flight * per_block + logits
-    every = min(training.checkpoint_num_layers, layers)
-    stored = -(-layers // every) * tokens * shape.hidden_size * width
-    return in_flight * stored + max(every * per_block, logits)
+    host = 0
+    if device == "gpu" and config.deepspeed.zero_optimization.offloads_optimizer:
+        host, moments = held.optimizer, tuple(replace(moment, optimizer=0) for moment in moments)
+    states = held.weights + held.gradients + held.optimizer - host
+    return Memory(layers=layers, moments=moments, states=states, host=host)
 
 
-def _block_activations(config: RunConfig, tensor: int, tokens: int, width: int) -> int:
-    """Equations 1 and 2 without dropout's masks; without the scores where attention is fused; width 2 is the paper's."""
-    shape = config.architecture
-    whole = 10 * tokens * shape.hidden_size
-    cut = 24 * tokens * shape.hidden_size
-    fused = shape.scaled_upper_triang_masked_softmax_fusion or set(shape.attention_kinds) <= FUSED_KINDS
-    scores = 0 if fused else 5 * shape.num_attention_heads * shape.seq_length * tokens
-    if config.parallelism.sequence_parallel:
-        return (whole + cut + scores) // tensor * width // 2
-    return (whole + (cut + scores) // tensor) * width // 2
+def _moment(when: str, held: _Held, gradients: int, buffers: int, activations: int, gathered: int = 0) -> Moment:
+    return Moment(
+        when=when,
+        weights=held.weights + gathered,
+        gradients=gradients,
+        optimizer=held.optimizer,
+        buffers=buffers,
+        activations=activations,
+    )
+
+
+def _rank(config: RunConfig, layout: Layout, batch: BatchSizes, padded: int, layers: range) -> _Rank:
+    counts = layer_parameters(config, padded, layout.tensor)
+    p, width = _count(config, counts, layers), 4 if config.precision == "fp32" else 2
+    return _Rank(p=p, d=layout.data, m=batch.accumulation, width=width)
+
+
+def _held(config: RunConfig, layout: Layout, rank: _Rank) -> _Held:
+    """By the optimizer that DeepSpeed builds (model/engine/settings.py)."""
+    if config.zero_stage == 3:
+        return _zero3(config, rank)
+    if config.precision == "bfloat16" and config.zero_stage == 1:
+        return _bf16_optimizer(config, rank)
+    if config.zero_stage:
+        return _zero12(config, rank)
+    return _plain(rank)
+
+
+def _plain(rank: _Rank) -> _Held:
+    """No ZeRO, in fp32: torch's optimizer on the weights themselves.
+
+    The gradients are reduced in flat copies of FLAT_BUCKET elements (engine.py, ``allreduce_no_retain``), on one rank too.
+    """
+    p = rank.p
+    return _Held(
+        weights=4 * p,
+        optimizer=8 * p,
+        kept_gradients=4 * p if rank.m > 1 else 0,  # they are freed at the end of a step
+        gradients=4 * p,
+        reducing=4 * min(p, FLAT_BUCKET),
+        updated=4 * p,
+    )
+
+
+def _bf16_optimizer(config: RunConfig, rank: _Rank) -> _Held:
+    """bf16 with ZeRO-1 (bf16_optimizer.py): fp32 gradients of all weights beside those of the backward pass.
+
+    They are reduced as one flat copy where they fit in a bucket, and in bf16 (engine.py, ``allreduce_bucket``).
+    """
+    p = rank.p
+    return _Held(
+        weights=2 * p,
+        optimizer=12 * p // rank.d,
+        kept_gradients=4 * p + (2 * p if rank.m > 1 else 0),
+        gradients=6 * p,
+        reducing=(4 * p if p <= FLAT_BUCKET else 0) + 2 * p,
+        updated=6 * p,
+    )
+
+
+def _zero12(config: RunConfig, rank: _Rank) -> _Held:
+    """fp32 and fp16 with ZeRO-1, and ZeRO-2 (zero/stage_1_and_2.py): a flat fp32 copy of this rank's share of the weights.
+
+    Gradients wait in a bucket, are copied flat and reduced; with contiguous_gradients the bucket is one buffer, or two
+    (overlap_comm), for the whole backward pass.  bf16 adds the reduced ones up in fp32.
+    """
+    p, d, width, zero = rank.p, rank.d, rank.width, config.deepspeed.zero_optimization
+    bucket = min(p, int(zero.reduce_bucket_size))
+    wide = config.precision == "bfloat16"
+    share = (4 if wide else width) * p // d
+    contiguous = width * int(zero.reduce_bucket_size) * (2 if zero.overlap_comm else 1) if zero.contiguous_gradients else 0
+    partly = config.zero_stage == 2 or (zero.overlap_comm and rank.m == 1)  # reduced and freed in the course of the backward pass
+    gradients = width * ((p - bucket) // d + bucket) if partly else width * p
+    added = share if wide or (config.zero_stage == 2 and rank.m > 1) else 0
+    return _Held(
+        weights=width * p,
+        optimizer=12 * p // d,
+        kept_gradients=(added if config.zero_stage == 2 else width * p) if rank.m > 1 else 0,
+        gradients=gradients + added,
+        contiguous=contiguous,
+        reducing=contiguous + share if contiguous else width * bucket,
+        meanwhile=partly,
+        updated=share,
+        updating=0 if wide else 4 * p // d,
+    )
+
+
+def _zero3(config: RunConfig, rank: _Rank) -> _Held:
+    """ZeRO-3 (zero/stage3.py): shares of weights and gradients, some of the weights whole while they are used."""
+    p, d, width, zero = rank.p, rank.d, rank.width, config.deepspeed.zero_optimization
+    bucket = min(p, int(zero.reduce_bucket_size))
+    contiguous = width * int(zero.reduce_bucket_size) if zero.contiguous_gradients else 0
+    whole = min(p, int(MAX_LIVE if zero.stage3_max_live_parameters is None else zero.stage3_max_live_parameters))
+    ahead = min(p, int(PREFETCH if zero.stage3_prefetch_bucket_size is None else zero.stage3_prefetch_bucket_size))
+    tile = min(p // d, int(zero.sub_group_size or SUB_GROUP))
+    return _Held(
+        weights=width * p // d,
+        optimizer=12 * p // d,
+        kept_gradients=4 * p // d,
+        gradients=4 * p // d + width * bucket,
+        gathered=width * (whole + ahead),
+        contiguous=contiguous,
+        reducing=contiguous + 2 * width * bucket,
+        meanwhile=True,
+        updated=4 * p // d,
+        updating=4 * tile,
+    )

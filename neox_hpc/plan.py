@@ -15,7 +15,7 @@ from typing import Literal
 from neox_hpc.containers import CONTAINERS
 from neox_hpc.errors import Problem
 from neox_hpc.launchers import Shell, Step
-from neox_hpc.memory import GIB, HEADROOM, Memory, estimate_memory, in_gib, stages
+from neox_hpc.memory import GIB, HEADROOM, Memory, estimate_memory, fullest, in_gib, stages
 from neox_hpc.probe import Facts
 from neox_hpc.run_paths import inputs, with_absolute_paths
 from neox_hpc.schedulers import SCHEDULERS
@@ -90,6 +90,26 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outline:
+    """The sizes of a job, known also where something else is wrong with it."""
+
+    nodes: int
+    ranks_per_node: int
+    layout: Layout
+    batch: BatchSizes
+    stages: tuple[range, ...]
+    """Layers of each pipeline stage: of embedding, blocks, final norm and head."""
+    memory: tuple[Memory, ...] | None
+    """Of a rank of each stage; ``None`` where it is not estimated."""
+    room: float | None
+    """Bytes that a rank has, if known."""
+    queue: str | None
+    walltime_s: int | None
+    vocab_size: int
+    """Tokens of the tokenizer, or those that are assumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Planned:
     """The result of planning."""
 
@@ -98,6 +118,8 @@ class Planned:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     """What was decided without being asked, and why; what could not be checked."""
+    outline: Outline | None = None
+    """Absent when nodes, layout or batch cannot be told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +168,17 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     problems += wrong
     notes = [*loaded.notes, *(decision.reason for decision in (nodes, walltime) if decision.reason)]
     notes += [*_default_notes(loaded, site, request, account, queue), *_unknown_notes(site, loaded, request, facts)]
+    outline = None
     if layout is not None and batch is not None and nodes.value is not None:
         notes += _batch_note(loaded.config, layout, batch) + _pipeline_note(layout, batch)
-        wrong, told = _check_memory(loaded, site, layout, batch, ranks, vocab)
+        outline = _outline(loaded.config, site, nodes.value, ranks, layout, batch, queue, walltime.value, vocab)
+    if outline is not None:
+        wrong, told = _check_memory(loaded, site, outline)
         problems, notes = problems + wrong, notes + told
     if layout is None or batch is None or nodes.value is None or any(problem.kind == "anywhere" for problem in problems):
-        return Planned(plan=None, problems=tuple(problems), notes=tuple(notes))
+        return Planned(plan=None, problems=tuple(problems), notes=tuple(notes), outline=outline)
     plan = _assemble(loaded, site, request, nodes.value, ranks, layout, batch, account, queue, walltime.value, gpu_ids)
-    return Planned(plan=plan, problems=tuple(problems), notes=tuple(notes))
+    return Planned(plan=plan, problems=tuple(problems), notes=tuple(notes), outline=outline)
 
 
 def with_machine(site: Site, facts: Facts) -> tuple[Site, tuple[str, ...]]:
@@ -240,11 +265,45 @@ def _fits(config: RunConfig, site: Site, nodes: int, ranks: int, vocab: int) -> 
     try:
         layout = config.layout(nodes * ranks)
         batch = config.batch_sizes(layout)
-        memory = estimate_memory(config, layout, batch, vocab)
+        memory = estimate_memory(config, layout, batch, vocab, _device(site))
     except ValueError:
         return False
     room = _memory_of_rank(site, ranks)
-    return memory is None or room is None or memory.peak <= room * HEADROOM
+    return memory is None or room is None or fullest(memory).peak <= room * HEADROOM
+
+
+def _outline(
+    config: RunConfig,
+    site: Site,
+    nodes: int,
+    ranks: int,
+    layout: Layout,
+    batch: BatchSizes,
+    queue: str | None,
+    walltime_s: int | None,
+    vocab: int,
+) -> Outline | None:
+    try:
+        memory = estimate_memory(config, layout, batch, vocab, _device(site))
+        dealt = stages(config, layout, vocab)
+    except ValueError:  # told already: layers that cannot be dealt to stages
+        return None
+    return Outline(
+        nodes=nodes,
+        ranks_per_node=ranks,
+        layout=layout,
+        batch=batch,
+        stages=dealt,
+        memory=memory,
+        room=_memory_of_rank(site, ranks),
+        queue=queue,
+        walltime_s=walltime_s,
+        vocab_size=vocab,
+    )
+
+
+def _device(site: Site) -> Literal["cpu", "gpu"]:
+    return "cpu" if site.node.gpus == 0 else "gpu"
 
 
 def _memory_of_rank(site: Site, ranks: int) -> float | None:
@@ -314,10 +373,13 @@ def _what_would_hold(config: RunConfig, cell: int, vocab: int) -> str:
     """The smallest machine for a configuration, in words; nothing where that cannot be told."""
     try:
         layout = config.layout(cell)
-        memory = estimate_memory(config, layout, config.batch_sizes(layout), vocab)
+        memories = estimate_memory(config, layout, config.batch_sizes(layout), vocab)
     except ValueError:
         return ""
-    return "" if memory is None else f"; {cell} GPUs of {in_gib(int(memory.peak / HEADROOM))} GiB each would hold it ({memory} GiB)"
+    if memories is None:
+        return ""
+    memory = fullest(memories)
+    return f"; {cell} GPUs of {in_gib(int(memory.peak / HEADROOM))} GiB each would hold it ({memory} GiB)"
 
 
 # Checks ----------------------------------------------------------------------------------------------------------------
@@ -371,18 +433,12 @@ def _check_launch(loaded: Loaded, site: Site, ranks: int, nodes: int | None) -> 
         yield Problem(loaded.where("global_num_gpus"), wrong, fix)
 
 
-def _check_memory(
-    loaded: Loaded, site: Site, layout: Layout, batch: BatchSizes, ranks: int, vocab: int
-) -> tuple[list[Problem], list[str]]:
+def _check_memory(loaded: Loaded, site: Site, outline: Outline) -> tuple[list[Problem], list[str]]:
     """A problem where what is counted exactly does not fit; a note with the estimate."""
-    try:
-        memory = estimate_memory(loaded.config, layout, batch, vocab)
-    except ValueError:  # layers that cannot be dealt to stages have been told
-        return [], []
-    room = _memory_of_rank(site, ranks)
-    what = "GPU" if site.node.gpus else "rank"
-    if memory is None:
+    what, room = "GPU" if site.node.gpus else "rank", outline.room
+    if outline.memory is None:
         return [], ["memory: not estimated, the network has blocks without a formula yet"]
+    memory = fullest(outline.memory)
     if room is None:
         return [], [f"memory: about {in_gib(memory.peak)} GiB a {what} ({memory}); node.gpu_memory_gib of {site.name} is not known"]
     if memory.states > room:
@@ -397,7 +453,8 @@ def _check_memory(
 def _memory_fix(config: RunConfig, memory: Memory) -> str:
     if config.zero_stage == 0:
         return "write zero_optimization: {stage: 1}, which shares the optimizer out, or raise model_parallel_size"
-    more = "" if memory.weights + memory.gradients > memory.optimizer else ", or take more --nodes: they share the optimizer out"
+    moment = memory.fullest
+    more = "" if moment.weights + moment.gradients > moment.optimizer else ", or take more --nodes: they share the optimizer out"
     return f"raise model_parallel_size or pipe_parallel_size{more}"
 
 

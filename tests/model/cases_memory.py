@@ -8,12 +8,15 @@ own count.  Code, libraries, communicators and fragmentation are no tensors and 
 from __future__ import annotations
 
 import gc
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Work
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
@@ -26,6 +29,8 @@ from model.parallel.groups import make_groups
 
 STEPS = 3
 """The optimizer's moments appear in the first; the second and third are alike."""
+
+LET_GO_S = 0.001
 
 
 def peak_of_training(keys: dict[str, Any], vocab: int, device: str = "cpu") -> int:
@@ -64,8 +69,19 @@ def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
 
 
 def held_bytes(work: Callable[[], None]) -> list[int]:
-    """Bytes of tensors on the CPU after every allocation and release."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    """Bytes of tensors on the CPU after every allocation and release.
+
+    The profiler misses releases in other threads, and gloo's threads let go of a tensor a moment after the wait for it is over:
+    the wait is made to last that moment, while the caller has the tensor in its hands.
+    """
+    finished = Work.wait
+
+    def wait(handle: Any, *args: Any) -> Any:
+        done = finished(handle, *args)
+        time.sleep(LET_GO_S)
+        return done
+
+    with mock.patch.object(Work, "wait", wait), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         work()
     assert seen.profiler is not None
     events = sorted(_allocations(seen.profiler.kineto_results.experimental_event_tree()), key=lambda event: event.start_time_ns)
@@ -74,10 +90,7 @@ def held_bytes(work: Callable[[], None]) -> list[int]:
 
 
 class _Held:
-    """The blocks of memory in use.
-
-    The profiler misses releases in other threads (gloo lets go of tensors in its own): a block that overlaps a new one is gone.
-    """
+    """The blocks of memory in use.  One that overlaps a new one is gone: its release was not seen."""
 
     def __init__(self) -> None:
         self._sizes: dict[int, int] = {}

@@ -1,0 +1,153 @@
+"""Bytes of activations on a rank: what the network's own layers keep for the backward pass, and what they work in.  No torch.
+
+Changes when a layer keeps something else.  Each term names the operation of ``model/`` whose autograd holds it; the shape of the
+count follows Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", arXiv:2205.05198,
+equations 1, 2 and 4, which are for another network (GPT-3's, with dropout and 16-bit scores).
+Legend: T tokens of a micro-batch, D width, F width of the MLP, S sequence, N heads, t tensor ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig
+
+FUSED_KINDS = frozenset({"flash"})
+COUNTED_KINDS = frozenset({"global", "flash", "local"})
+"""Kinds of attention whose blocks these formulas describe."""
+Device = Literal["cpu", "gpu"]
+CHUNK = {"cpu": 1 << 23, "gpu": 1 << 26}
+"""Logits that exist at one time, and the fewest rows of them (model/parallel/loss.py)."""
+CHUNK_ROWS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """Bytes of one micro-batch in the layers of one stage."""
+
+    kept: int
+    """From the forward pass to the backward pass."""
+    work: int
+    """While one block, or one recomputed group of blocks, goes back."""
+    loss: int
+    """While the head and the loss are computed, on the last stage; the gradients that they leave behind included."""
+    after_loss: int
+    """What the loss leaves behind until the backward pass has used it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sizes:
+    """Bytes of the tensors of one micro-batch on one rank."""
+
+    residual: int
+    """x_BSD of the residual stream; its share under sequence parallelism."""
+    whole: int
+    """x_BSD of all tokens."""
+    heads: int
+    """The width of this rank's heads."""
+    keys: int
+    """Keys, or values, of this rank's heads."""
+    inner: int
+    """The width of the MLP here."""
+    scores: int
+    """B N S S of this rank's heads."""
+    rows: int
+    """A number in fp32 for each token."""
+    tensor: int
+
+
+def stage_activations(
+    config: RunConfig, layout: Layout, batch: BatchSizes, padded_vocab: int, layers: range, device: Device
+) -> Activations:
+    """The activations of the stage that holds ``layers`` (of embedding, blocks, final norm and head)."""
+    shape = config.architecture
+    sizes = _sizes(config, layout, batch)
+    blocks = len(range(max(layers.start, 1), min(layers.stop, shape.num_layers + 1)))
+    last = layers.stop == shape.num_layers + 3
+    kept, work = _kept_by_blocks(config, sizes, blocks, device)
+    ends = 3 * 8 * shape.seq_length * batch.micro  # tokens, labels and the mask with its numbers in int64 or fp32
+    if layers.start == 0 and shape.hidden_dropout:
+        ends += sizes.residual  # the mask of the embedding's dropout
+    if last:
+        ends += sizes.residual + 2 * sizes.rows  # the final norm's input
+    loss, after = _loss(config, layout, batch, padded_vocab, device) if last else (0, 0)
+    return Activations(kept=kept + ends, work=work, loss=loss, after_loss=after)
+
+
+def _sizes(config: RunConfig, layout: Layout, batch: BatchSizes) -> _Sizes:
+    shape, tensor = config.architecture, layout.tensor
+    width = 4 if config.precision == "fp32" else 2
+    tokens = shape.seq_length * batch.micro
+    heads = tokens * shape.hidden_size * width // tensor
+    kv_heads = max(shape.num_kv_heads or shape.num_attention_heads, tensor)
+    whole = tokens * shape.hidden_size * width
+    return _Sizes(
+        residual=whole // (tensor if config.parallelism.sequence_parallel else 1),
+        whole=whole,
+        heads=heads,
+        keys=tokens * shape.head_size * kv_heads * width // tensor,
+        inner=tokens * shape.ffn_size * width // tensor,
+        scores=tokens * shape.seq_length * shape.num_attention_heads * width // tensor,
+        rows=4 * tokens,
+        tensor=tensor,
+    )
+
+
+def _kept_by_blocks(config: RunConfig, sizes: _Sizes, blocks: int, device: Device) -> tuple[int, int]:
+    """What all blocks of a stage keep, and what one of them (or one group that is recomputed) works in."""
+    block, work = _block(config, sizes, device), _work(config, sizes)
+    training = config.training
+    if not training.checkpoint_activations or not blocks:
+        return blocks * block, work if blocks else 0
+    together = min(training.checkpoint_num_layers, blocks)
+    return -(-blocks // together) * sizes.residual, together * block + work
+
+
+def _block(config: RunConfig, sizes: _Sizes, device: Device) -> int:
+    """Kept by one block (model/layers/block.py)."""
+    shape = config.architecture
+    norms = 1 if shape.gpt_j_residual and shape.gpt_j_tied else 2
+    inputs = 1 if shape.gpt_j_residual else 2  # of the norms: both sit on the block's input when side by side
+    total = (norms + inputs) * sizes.residual + 2 * norms * sizes.rows  # a norm's output is its linear layer's input
+    total += _attention(config, sizes, device)
+    total += 2 * sizes.inner  # before and after the activation
+    if shape.hidden_dropout:
+        total += 2 * sizes.residual  # masks
+    return total
+
+
+def _attention(config: RunConfig, sizes: _Sizes, device: Device) -> int:
+    """Queries, keys and values after the rotation; what comes out; probabilities where they exist."""
+    shape = config.architecture
+    per_head = sizes.rows * shape.num_attention_heads // sizes.tensor
+    if _fused(config):
+        copies = 2 if device == "cpu" else 1  # on a CPU it comes out head by head, and merging the heads copies
+        return sizes.heads + 2 * sizes.keys + copies * sizes.heads + per_head
+    wide = 2 if shape.attention_softmax_in_fp32 and config.precision != "fp32" else 1
+    probabilities = sizes.scores * (1 + (2 if wide == 2 else 0))
+    dropped = 2 * sizes.scores if shape.attention_dropout else 0
+    return wide * 2 * sizes.heads + sizes.heads + sizes.heads + probabilities + dropped
+
+
+def _fused(config: RunConfig) -> bool:
+    return config.architecture.scaled_upper_triang_masked_softmax_fusion or set(config.architecture.attention_kinds) <= FUSED_KINDS
+
+
+def _work(config: RunConfig, sizes: _Sizes) -> int:
+    """While a block goes back: gradients of the stream, and those around the MLP's activation or the scores."""
+    scores = 0 if _fused(config) else 2 * sizes.scores
+    return 2 * sizes.whole + max(2 * sizes.inner, 3 * sizes.heads + scores)
+
+
+def _loss(config: RunConfig, layout: Layout, batch: BatchSizes, padded_vocab: int, device: Device) -> tuple[int, int]:
+    """While the loss is computed, and what it leaves behind: the gradients of its input and of the head's matrix, in fp32."""
+    shape = config.architecture
+    tokens, width = shape.seq_length * batch.micro, 4 if config.precision == "fp32" else 2
+    columns = padded_vocab // layout.tensor
+    rows = min(tokens, max(CHUNK_ROWS, CHUNK[device] // columns))
+    matrix = columns * shape.hidden_size
+    stream = tokens * shape.hidden_size * width
+    logits = rows * columns * (width + (4 if width == 2 else 0))  # and in fp32
+    left = stream + 4 * matrix
+    return stream + left + logits + (width * matrix if width == 2 else 0), left
