@@ -96,6 +96,8 @@ class _Held:
     """When the backward pass is through, or its fullest bucket is."""
     gathered: int = 0
     """Weights that are whole during the forward pass."""
+    ahead: int = 0
+    """The buffer in which they are gathered."""
     contiguous: int = 0
     """Buffers that stand through the backward pass."""
     reducing: int = 0
@@ -155,15 +157,14 @@ def _count(config: RunConfig, counts: tuple[int, ...], layers: range) -> int:
     return sum(counts[layer] for layer in layers) - (counts[-1] if tied else 0)
 
 
-def _stage(
-    config: RunConfig, layout: Layout, batch: BatchSizes, padded: int, number: int, layers: range, device: Device
-) -> Memory:
+def _stage(config: RunConfig, layout: Layout, batch: BatchSizes, padded: int, number: int, layers: range, device: Device) -> Memory:
     rank = _rank(config, layout, batch, padded, layers)
     activations = stage_activations(config, layout, batch, padded, layers, device)
     flying = min(layout.pipe - number, batch.accumulation)
     held = _held(config, layout, rank)
     most = max(activations.loss, activations.after_loss + activations.work)
-    moments = (
+    moments: tuple[Moment, ...] = (
+        *([_moment("gathering", held, held.kept_gradients, 0, 0, held.gathered + held.ahead)] if held.ahead else []),
         _moment("forward", held, held.kept_gradients, held.contiguous, flying * activations.kept + most, held.gathered),
         _moment("backward", held, held.gradients, held.reducing if held.meanwhile else held.contiguous, activations.work),
         _moment("reduction", held, held.gradients, held.reducing, 0),
@@ -276,7 +277,8 @@ def _zero3(config: RunConfig, rank: _Rank) -> _Held:
         optimizer=12 * p // d,
         kept_gradients=4 * p // d,
         gradients=4 * p // d + width * bucket,
-        gathered=width * (whole + ahead),
+        gathered=width * whole,
+        ahead=width * ahead,
         contiguous=contiguous,
         reducing=contiguous + 2 * width * bucket,
         meanwhile=True,

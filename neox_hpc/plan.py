@@ -15,7 +15,7 @@ from typing import Literal
 from neox_hpc.containers import CONTAINERS
 from neox_hpc.errors import Problem
 from neox_hpc.launchers import Shell, Step
-from neox_hpc.memory import GIB, HEADROOM, Memory, estimate_memory, fullest, in_gib, stages
+from neox_hpc.memory import GIB, HEADROOM, Memory, count_parameters, estimate_memory, fullest, in_gib, stages
 from neox_hpc.probe import Facts
 from neox_hpc.run_paths import inputs, with_absolute_paths
 from neox_hpc.schedulers import SCHEDULERS
@@ -107,6 +107,26 @@ class Outline:
     walltime_s: int | None
     vocab_size: int
     """Tokens of the tokenizer, or those that are assumed."""
+    parameters: int
+    """Of the whole network, padding included."""
+    sequence: int
+    """Tokens of a sequence."""
+    steps: int | None
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Tokens that one optimizer step sees."""
+        return self.batch.train * self.sequence
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that the whole training sees."""
+        return None if self.steps is None else self.tokens_a_step * self.steps
+
+    @property
+    def node_hours(self) -> float | None:
+        """What the job may use at most: its nodes for its walltime."""
+        return None if self.walltime_s is None else self.nodes * self.walltime_s / 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +319,9 @@ def _outline(
         queue=queue,
         walltime_s=walltime_s,
         vocab_size=vocab,
+        parameters=count_parameters(config, Layout(world_size=1), vocab),
+        sequence=config.architecture.seq_length,
+        steps=config.training.train_iters,
     )
 
 

@@ -124,33 +124,3 @@ def _allocations(events: Iterable[Any]) -> Iterator[Any]:
         if event.tag == _EventType.Allocation:
             yield event
         yield from _allocations(event.children)
-
-
-def diag(keys, vocab):
-    from collections import Counter
-    gc.collect()
-    join_ranks(torch.device("cpu"), "gloo")
-    import model.engine.trainer as T
-    orig = T.Trainer.train_step
-    def step(self, b, r):
-        torch.zeros(77771, dtype=torch.uint8)
-        return orig(self, b, r)
-    T.Trainer.train_step = step
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        train(keys, vocab, torch.device("cpu"))
-    T.Trainer.train_step = orig
-    gc.collect()
-    ev = sorted(_allocations(seen.profiler.kineto_results.experimental_event_tree()), key=lambda event: event.start_time_ns)
-    held, peak, snap, peaks = _Held(), 0, {}, []
-    for e in ev:
-        n = e.extra_fields.alloc_size
-        total = held.change(e.extra_fields.ptr, n)
-        if n == 77771:
-            peaks.append((round(peak/2**20, 3), round(total/2**20, 3)))
-            peak = 0
-        if total > peak:
-            peak, snap = total, dict(held._sizes)
-    peaks.append((round(peak/2**20, 3), round(total/2**20, 3)))
-    count = Counter(snap.values())
-    top = sorted(((s * c, s, c) for s, c in count.items() if c), reverse=True)[:22]
-    return peaks, [(s, c, round(s * c / 2**20, 2)) for _, s, c in top], len(ev)

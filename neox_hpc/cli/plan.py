@@ -1,0 +1,157 @@
+"""``neox-hpc plan``: the sizes of a run before anything is written.
+
+Changes when what is shown of a plan does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neox_hpc.cli.prepare import Prepared, asked_of, job_options, prepare, print_notes, print_problems
+from neox_hpc.cli.show import print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from neox_hpc.memory import Memory
+    from neox_hpc.plan import Outline
+
+EXPLAINED = ("nodes", "queue", "walltime", "account", "batch", "pipeline", "memory")
+"""Notes that stand in the table, beside what they explain."""
+
+
+@click.command()
+@job_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+def plan(as_json: bool, **options: Any) -> int:
+    """Show how a run would lie on a machine: layout, memory per GPU by part, tokens, node-hours.  Writes and submits nothing.
+
+    Memory is estimated (within a tenth of what was measured, in docs/memory.md) from the layout, ZeRO's stage, precision and
+    recomputation; node-hours are nodes x walltime, the most that the job can use.
+
+    \b
+    Examples:
+      neox-hpc plan --site frontier configs/20B.yml
+      neox-hpc plan --site frontier configs/20B.yml --nodes 12 --set zero_optimization.stage=1
+      neox-hpc plan --site slurm --site-set node.gpus=4 --site-set node.gpu_memory_gib=80 -d configs 125M local_setup
+      neox-hpc plan --site local configs/quickstart.yml --json
+    """
+    prepared = prepare(asked_of(options), cwd=Path.cwd())
+    planned = prepared.planned
+    if as_json:
+        problems = [{"where": p.where, "wrong": p.wrong, "fix": p.fix, "kind": p.kind} for p in planned.problems]
+        sizes = planned.outline and _document(planned.outline)
+        print_json({"name": prepared.request.name, "sizes": sizes, "notes": list(planned.notes), "problems": problems})
+        return 0 if planned.plan is not None else 2
+    if planned.outline is not None:
+        _print_sizes(prepared, planned.outline)
+    explained = EXPLAINED if planned.outline is not None else ()
+    print_notes(note for note in planned.notes if note.partition(": ")[0] not in explained)
+    print_problems(planned.problems)
+    return 0 if planned.plan is not None else 2
+
+
+def _print_sizes(prepared: Prepared, outline: Outline) -> None:
+    reasons = {what: why for what, _, why in (note.partition(": ") for note in prepared.planned.notes)}
+    click.echo(click.style(prepared.request.name, bold=True))
+    print_facts(_facts(outline, reasons))
+    if outline.memory is not None:
+        _print_memory(outline, outline.memory)
+
+
+def _facts(outline: Outline, reasons: dict[str, str]) -> list[tuple[str, str]]:
+    from neox_hpc.plan import bubble_share
+    from neox_hpc.site import show_walltime
+
+    layout, batch = outline.layout, outline.batch
+    return [
+        ("nodes", reasons.get("nodes") or f"{outline.nodes}"),
+        ("layout", f"tensor {layout.tensor} x pipe {layout.pipe} x data {layout.data} = {layout.world_size} ranks"),
+        ("stages", "\n".join(f"{n}: {name_layers(stage, outline)}" for n, stage in enumerate(outline.stages) if layout.pipe > 1)),
+        ("parameters", f"{outline.parameters:,}"),
+        (
+            "batch",
+            f"{batch.train:,} sequences a step = micro {batch.micro} x accumulation {batch.accumulation} x data {batch.data}",
+        ),
+        ("tokens", _tokens(outline)),
+        ("pipeline", _bubble(bubble_share(layout, batch)) if layout.pipe > 1 else ""),
+        ("account", reasons.get("account", "")),
+        ("queue", reasons.get("queue") or outline.queue or ""),
+        ("walltime", reasons.get("walltime") or (show_walltime(outline.walltime_s) if outline.walltime_s else "")),
+        ("node-hours", "" if outline.node_hours is None else f"{outline.node_hours:,.4g} at most"),
+        ("memory", reasons.get("memory", "")),
+    ]
+
+
+def _tokens(outline: Outline) -> str:
+    a_step = f"{outline.tokens_a_step:,} a step"
+    return a_step if outline.tokens is None else f"{a_step} x {outline.steps:,} steps = {outline.tokens:,}"
+
+
+def _bubble(share: float) -> str:
+    return f"stages wait {share:.1%} of a step"
+
+
+def name_layers(stage: range, outline: Outline) -> str:
+    """``embedding, blocks 0-10``"""
+    blocks = outline.stages[-1].stop - 3
+    held = range(max(stage.start, 1) - 1, min(stage.stop, blocks + 1) - 1)
+    names = ["embedding"] if 0 in stage else []
+    names += [f"block {held.start}" if len(held) == 1 else f"blocks {held.start}-{held.stop - 1}"] if held else []
+    return ", ".join(names + [name for n, name in enumerate(("final norm", "head"), start=blocks + 1) if n in stage])
+
+
+def _print_memory(outline: Outline, memories: tuple[Memory, ...]) -> None:
+    """Every stage at its fullest, and the fullest stage through a step."""
+    from neox_hpc.memory import PARTS, fullest, in_gib
+
+    def row(*first: str, moment: Any) -> tuple[str, ...]:
+        share = "" if outline.room is None else f"{moment.total / outline.room:.0%}"
+        return (*first, *(in_gib(getattr(moment, part)) for part in PARTS), in_gib(moment.total), share)
+
+    most = fullest(memories)
+    room = "" if outline.room is None else f" of {in_gib(int(outline.room))}"
+    headers = (*(part.upper() for part in PARTS), "ALL", "FILLED")
+    click.echo(f"\nGiB{room} a rank, when most is held:")
+    rows = [row(str(n), name_layers(m.layers, outline), m.fullest.when, moment=m.fullest) for n, m in enumerate(memories)]
+    print_table(("STAGE", "LAYERS", "WHEN", *headers), rows)
+    click.echo(f"\nGiB a rank of stage {memories.index(most)}, through a step:")
+    print_table(("WHEN", *headers), [row(moment.when, moment=moment) for moment in most.moments])
+    if most.host:
+        click.echo(f"\nand {in_gib(most.host)} GiB a rank in the node's own memory (offload)")
+
+
+def _document(outline: Outline) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from neox_hpc.plan import bubble_share
+
+    layout = outline.layout
+    return {
+        "nodes": outline.nodes,
+        "ranks_per_node": outline.ranks_per_node,
+        "layout": {"tensor": layout.tensor, "pipe": layout.pipe, "data": layout.data, "world_size": layout.world_size},
+        "stages": [
+            {"first": stage.start, "last": stage.stop - 1, "holds": name_layers(stage, outline)} for stage in outline.stages
+        ],
+        "parameters": outline.parameters,
+        "batch": asdict(outline.batch),
+        "tokens_a_step": outline.tokens_a_step,
+        "steps": outline.steps,
+        "tokens": outline.tokens,
+        "bubble_share": bubble_share(layout, outline.batch),
+        "queue": outline.queue,
+        "walltime_s": outline.walltime_s,
+        "node_hours": outline.node_hours,
+        "bytes_a_rank": outline.room,
+        "memory": outline.memory
+        and [
+            {
+                "peak": m.peak,
+                "host": m.host,
+                "moments": {moment.when: asdict(moment) | {"all": moment.total} for moment in m.moments},
+            }
+            for m in outline.memory
+        ],
+    }
