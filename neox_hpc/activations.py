@@ -135,9 +135,9 @@ def _fused(config: RunConfig) -> bool:
 
 
 def _work(config: RunConfig, sizes: _Sizes) -> int:
-    """While a block goes back: gradients of the stream, and those around the MLP's activation or the scores."""
+    """While a block goes back: gradients of the stream, and of the MLP's activation, or of the scores and what made them."""
     scores = 0 if _fused(config) else 2 * sizes.scores
-    return 2 * sizes.whole + max(2 * sizes.inner, 3 * sizes.heads + scores)
+    return 2 * sizes.whole + max(sizes.inner, 3 * sizes.heads + scores)
 
 
 def _loss(config: RunConfig, layout: Layout, batch: BatchSizes, padded_vocab: int, device: Device) -> tuple[int, int]:

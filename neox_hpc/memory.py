@@ -222,17 +222,19 @@ def _plain(rank: _Rank) -> _Held:
 
 
 def _bf16_optimizer(config: RunConfig, rank: _Rank) -> _Held:
-    """bf16 with ZeRO-1 (bf16_optimizer.py): fp32 gradients of all weights beside those of the backward pass.
+    """bf16 with ZeRO-1 (bf16_optimizer.py): gradients of all weights in fp32, beside those of the backward pass.
 
-    They are reduced as one flat copy where they fit in a bucket, and in bf16 (engine.py, ``allreduce_bucket``).
+    They are reduced as one flat copy where they fit in a bucket, and in another precision (communication_data_type) as one more
+    (engine.py, ``allreduce_bucket``).
     """
-    p = rank.p
+    p, asked = rank.p, config.deepspeed.communication_data_type
+    sent = 0 if asked in (None, "fp32") else 2 * p
     return _Held(
         weights=2 * p,
         optimizer=12 * p // rank.d,
         kept_gradients=4 * p + (2 * p if rank.m > 1 else 0),
         gradients=6 * p,
-        reducing=(4 * p if p <= FLAT_BUCKET else 0) + 2 * p,
+        reducing=(4 * p if p <= FLAT_BUCKET else 0) + sent,
         updated=6 * p,
     )
 

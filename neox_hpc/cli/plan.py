@@ -14,7 +14,7 @@ from neox_hpc.cli.prepare import Prepared, asked_of, job_options, prepare, print
 from neox_hpc.cli.show import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from neox_hpc.memory import Memory
+    from neox_hpc.memory import Memory, Moment
     from neox_hpc.plan import Outline
 
 EXPLAINED = ("nodes", "queue", "walltime", "account", "batch", "pipeline", "memory")
@@ -27,8 +27,8 @@ EXPLAINED = ("nodes", "queue", "walltime", "account", "batch", "pipeline", "memo
 def plan(as_json: bool, **options: Any) -> int:
     """Show how a run would lie on a machine: layout, memory per GPU by part, tokens, node-hours.  Writes and submits nothing.
 
-    Memory is estimated (within a tenth of what was measured, in docs/memory.md) from the layout, ZeRO's stage, precision and
-    recomputation; node-hours are nodes x walltime, the most that the job can use.
+    Memory is estimated from the layout, ZeRO's stage, precision and recomputation; the allocator, libraries and communicators need
+    some more.  Node-hours are nodes x walltime, the most that the job can use.
 
     \b
     Examples:
@@ -104,22 +104,23 @@ def name_layers(stage: range, outline: Outline) -> str:
 
 def _print_memory(outline: Outline, memories: tuple[Memory, ...]) -> None:
     """Every stage at its fullest, and the fullest stage through a step."""
-    from neox_hpc.memory import PARTS, fullest, in_gib
-
-    def row(*first: str, moment: Any) -> tuple[str, ...]:
-        share = "" if outline.room is None else f"{moment.total / outline.room:.0%}"
-        return (*first, *(in_gib(getattr(moment, part)) for part in PARTS), in_gib(moment.total), share)
+    from neox_hpc.memory import PARTS, fullest
 
     most = fullest(memories)
-    room = "" if outline.room is None else f" of {in_gib(int(outline.room))}"
+    unit, size = ("GiB", 2**30) if most.peak >= 2**30 else ("MiB", 2**20)
+
+    def row(*first: str, moment: Moment) -> tuple[str, ...]:
+        held = [f"{value / size:.1f}" for value in (*(getattr(moment, part) for part in PARTS), moment.total)]
+        return (*first, *held, "" if outline.room is None else f"{moment.total / outline.room:.0%}")
+
     headers = (*(part.upper() for part in PARTS), "ALL", "FILLED")
-    click.echo(f"\nGiB{room} a rank, when most is held:")
+    click.echo(f"\n{unit} a rank, when most is held:")
     rows = [row(str(n), name_layers(m.layers, outline), m.fullest.when, moment=m.fullest) for n, m in enumerate(memories)]
     print_table(("STAGE", "LAYERS", "WHEN", *headers), rows)
-    click.echo(f"\nGiB a rank of stage {memories.index(most)}, through a step:")
+    click.echo(f"\n{unit} a rank of stage {memories.index(most)}, through a step:")
     print_table(("WHEN", *headers), [row(moment.when, moment=moment) for moment in most.moments])
     if most.host:
-        click.echo(f"\nand {in_gib(most.host)} GiB a rank in the node's own memory (offload)")
+        click.echo(f"\nand {most.host / size:.1f} {unit} a rank in the node's own memory (offload)")
 
 
 def _document(outline: Outline) -> dict[str, Any]:
