@@ -32,8 +32,8 @@ def plan(as_json: bool, **options: Any) -> int:
 
     \b
     Examples:
-      neox-hpc plan --site frontier configs/20B.yml
-      neox-hpc plan --site frontier configs/20B.yml --nodes 12 --set zero_optimization.stage=1
+      neox-hpc plan --site ./mysite.yml configs/20B.yml
+      neox-hpc plan --site ./mysite.yml configs/20B.yml --nodes 12 --set zero_optimization.stage=1
       neox-hpc plan --site slurm --site-set node.gpus=4 --site-set node.gpu_memory_gib=80 -d configs 125M local_setup
       neox-hpc plan --site local configs/quickstart.yml --json
     """
