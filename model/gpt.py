@@ -1,51 +1,70 @@
 """From a configuration to the network: the architecture on one screen; changes when the network has another plan.
 
 GPT-NeoX (Black et al. 2022, arXiv:2204.06745): embedding, blocks, final norm, head.
-Legend: B batch, S tokens, D width, V vocabulary, v a tensor rank's share of the padded one.
+Legend: B batch, S tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.config import RunConfig
+from model.config.partition import layer_parameters, stage_bounds
 from model.data.batch import Batch
 from model.implementations import Implementations, choose
 from model.layers.block import Block
 from model.layers.cache import LayerCache
-from model.layers.ends import Embedding, FinalNorm, Head, TiedHead
-from model.layers.stage import Stage
-from model.parallel.collectives import gather_last
+from model.layers.ends import Embedding, FinalNorm, Head
+from model.layers.stage import Stage, pack, unpack
 from model.parallel.groups import Groups, one_rank
-from model.parallel.loss import masked_mean
 from model.parallel.parameters import fill_parameters, name_parameters, reset_parameters
+from model.parallel.pipe import from_last, receive, send
+
+Recompute = Callable[..., Tensor]
+"""(function, *tensors) -> function(*tensors), whose inside is computed again in the backward pass."""
 
 
-def layer_list(config: RunConfig, padded_vocab: int, groups: Groups, table: Implementations) -> list[nn.Module]:
-    """The layers in order, each from a :class:`Stage` to the next; a pipeline deals them to its ranks.
+def make_layers(
+    config: RunConfig, padded_vocab: int, groups: Groups, table: Implementations, which: Sequence[int]
+) -> list[nn.Module]:
+    """The layers whose numbers are ``which`` (the embedding is 0), each from a :class:`Stage` to the next; the head ends them.
 
-    Their parameters have global names and no values yet.  A tied head takes the embedding's matrix as its second argument.
+    Their parameters have global names and no values yet.
     """
     shape = config.architecture
-    embedding = Embedding(config, padded_vocab, groups)
     positions = table.positions.code(shape)
-    blocks = [
-        Block(config, groups, norm=table.norm.code, attend=row.code, activation=table.activation.code, positions=positions)
-        for row in table.attention
-    ]
-    norm = table.norm.code(config, groups)
-    head = Head(config, padded_vocab, groups) if shape.no_weight_tying else TiedHead(groups)
-    named = [("embedding", embedding), *((f"layers.{n}", b) for n, b in enumerate(blocks)), ("final_norm", norm), ("head", head)]
-    name_parameters(named)
-    return [embedding, *blocks, FinalNorm(norm), head]
+    last = shape.num_layers + 2
+    made: dict[str, nn.Module] = {}
+    for number in which:
+        if number == 0:
+            made["embedding"] = Embedding(config, padded_vocab, groups)
+        elif number == last - 1:
+            made["final_norm"] = FinalNorm(table.norm.code(config, groups))
+        elif number == last:
+            tied = None if shape.no_weight_tying else made.get("embedding") or Embedding(config, padded_vocab, groups)
+            assert tied is None or isinstance(tied, Embedding)
+            made["head"] = Head(config, padded_vocab, groups, tied, table.loss.code)
+        else:
+            made[f"layers.{number - 1}"] = Block(
+                config,
+                groups,
+                number=number - 1,
+                norm=table.norm.code,
+                attend=table.attention[number - 1].code,
+                activation=table.activation.code,
+                positions=positions,
+            )
+    name_parameters(_named(name, layer) for name, layer in made.items())
+    return list(made.values())
 
 
 class GPT(nn.Module):
-    """All layers on one pipeline stage; the forward pass is the loss."""
+    """The layers of this rank's pipeline stage, which are all of them where there is one; the forward pass is then the loss."""
 
     def __init__(
         self,
@@ -55,6 +74,7 @@ class GPT(nn.Module):
         *,
         device: torch.device | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        recompute: Recompute | None = None,
     ) -> None:
         """Built on the CPU in fp32.
 
@@ -62,6 +82,7 @@ class GPT(nn.Module):
             vocab_size: the tokenizer's; the matrices are padded.
             device: where it will run (it chooses the implementations); the CPU when absent.
             weights: whole tensors by global name; drawn from the seed when absent.
+            recompute: what ``checkpoint_activations`` recomputes blocks with; torch's checkpoint when absent.
 
         Raises:
             ValueError: the layout cannot cut the model, an implementation is missing, or the weights are of another architecture.
@@ -71,51 +92,96 @@ class GPT(nn.Module):
         self.padded_vocab_size = config.padded_vocab_size(vocab_size)
         self.groups = groups or one_rank()
         self.implementations = choose(config, device or torch.device("cpu"))
-        self.layers = nn.ModuleList(layer_list(config, self.padded_vocab_size, self.groups, self.implementations))
+        sizes = layer_parameters(config, self.padded_vocab_size)
+        bounds = stage_bounds(config, self.groups.layout.pipe, parameters=sizes)
+        here = bounds[self.groups.pipe_rank]
+        layers = make_layers(config, self.padded_vocab_size, self.groups, self.implementations, here)
+        head = layers.pop() if self.groups.last_stage else None
+        self.layers = nn.ModuleList(layers)
+        self.head = head
         training, shape = config.training, config.architecture
-        self._recompute = training.checkpoint_num_layers if training.checkpoint_activations else 0
-        self._draws = bool(shape.hidden_dropout or shape.attention_dropout)
+        self.tied = not shape.no_weight_tying
+        """The head uses the embedding's matrix."""
+        self._every = training.checkpoint_num_layers if config.recomputes == "full" else 0
+        fused = any(row.name != "eager" for row in self.implementations.attention)
+        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=bool(shape.attention_dropout) and fused)
+        self._recompute: Recompute = recompute or again
+        self.fields = ("x", "sample_B") if shape.hidden_dropout or shape.attention_dropout else ("x",)
+        """Of :class:`Stage`, what travels in training."""
+        self._width = shape.hidden_size
         if weights is None:
             reset_parameters(self, training.seed)
         else:
             fill_parameters(self, weights)
 
+    def stage_of(self, batch: Batch) -> Stage:
+        """What the first layer is given."""
+        return Stage(batch.tokens_BS, batch.doc_ids_BS, batch.sample_B if "sample_B" in self.fields else None)
+
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss of a micro-batch in fp32, over the labels that count; the same on every tensor rank."""
-        stage = self._blocks(self.layers[0](Stage(batch.tokens_BS, batch.doc_ids_BS)), None)
-        loss_BS = self.implementations.loss.code(self._logits(stage), batch.labels_BS, self.groups)
-        return masked_mean(loss_BS, batch.loss_mask_BS)
+        assert self.head is not None and self.groups.first_stage, "all layers on one stage"
+        stage = self.run_layers(self.stage_of(batch))
+        loss: Tensor = self.head(stage.x, batch.labels_BS, batch.loss_mask_BS)
+        return loss
+
+    def run_layers(self, stage: Stage, cache: Sequence[LayerCache] | None = None) -> Stage:
+        """The layers that lie here, except for the head."""
+        caches = iter(cache or ())
+        blocks: list[Block] = []
+        for layer in self.layers:
+            if not isinstance(layer, Block):
+                stage, blocks = layer(self._run_again(blocks, stage)), []
+            elif cache is not None:
+                stage = layer(stage, next(caches))
+            elif self._every and self.training:
+                blocks.append(layer)
+            else:
+                stage = layer(stage)
+        return self._run_again(blocks, stage)
 
     def logits(self, tokens_BS: Tensor, cache: Sequence[LayerCache] | None = None, *, last_only: bool = False) -> Tensor:
-        """logits_BSV without the padding; ``cache`` holds the tokens before these and grows; ``last_only``: of one token."""
-        stage = self._blocks(self.layers[0](Stage(tokens_BS)), cache)
-        if last_only:
-            stage = stage._replace(x=stage.x[:, -1:])
-        return gather_last(self._logits(stage), self.groups.tensor_group)[..., : self.vocab_size]
+        """logits_BSV without the padding, on every rank; ``cache`` holds the tokens before these and grows.
+
+        ``last_only``: of the last token.  No gradient.
+        """
+        stage = Stage(tokens_BS)
+        if not self.groups.first_stage:
+            B, S = tokens_BS.shape
+            like = next(self.parameters())
+            stage = Stage(receive((B, S, self._width), like.dtype, like.device, self.groups))
+        stage = self.run_layers(stage, cache)
+        if self.head is None:
+            send(stage.x, self.groups)
+        x_BSD = stage.x[:, -1:] if last_only else stage.x
+        shape = (*x_BSD.shape[:2], self.padded_vocab_size)
+        whole = None if self.head is None else self.head(x_BSD)
+        return from_last(whole, shape, x_BSD, self.groups)[..., : self.vocab_size]
 
     def new_cache(self) -> list[LayerCache]:
-        """An empty cache."""
-        return [LayerCache() for _ in self.layers[1:-2]]
+        """An empty cache for the blocks that lie here."""
+        return [LayerCache() for layer in self.layers if isinstance(layer, Block)]
 
-    def _blocks(self, stage: Stage, cache: Sequence[LayerCache] | None) -> Stage:
-        blocks = self.layers[1:-2]
-        if self._recompute and self.training and cache is None:
-            for first in range(0, len(blocks), self._recompute):
-                part = blocks[first : first + self._recompute]
-                stage = checkpoint(_run, part, stage, use_reentrant=False, preserve_rng_state=self._draws)
-            return stage
-        return _run(blocks, stage, cache)
-
-    def _logits(self, stage: Stage) -> Tensor:
-        """logits_BSv"""
-        embedding, norm, head = self.layers[0], self.layers[-2], self.layers[-1]
-        if isinstance(head, TiedHead):
-            assert isinstance(embedding, Embedding)
-            return head(norm(stage), embedding.word_embeddings.weight).x
-        return head(norm(stage)).x
+    def _run_again(self, blocks: Sequence[Block], stage: Stage) -> Stage:
+        """Blocks whose insides the backward pass computes again, ``checkpoint_num_layers`` at a time."""
+        for first in range(0, len(blocks), self._every or 1):
+            fields = [name for name, field in stage._asdict().items() if field is not None]
+            part = partial(_run, blocks[first : first + self._every], fields)
+            stage = stage._replace(x=self._recompute(part, *pack(stage)))
+        return stage
 
 
-def _run(blocks: Sequence[nn.Module] | nn.ModuleList, stage: Stage, cache: Sequence[LayerCache] | None = None) -> Stage:
-    for number, block in enumerate(blocks):
-        stage = block(stage, None if cache is None else cache[number])
-    return stage
+def _run(blocks: Sequence[Block], fields: Sequence[str], *tensors: Tensor) -> Tensor:
+    stage = unpack(tensors, fields)
+    for block in blocks:
+        stage = block(stage)
+    return stage.x
+
+
+def _named(name: str, layer: nn.Module) -> tuple[str, nn.Module]:
+    """What the parameters below a layer are named by: a tied head's are the embedding's."""
+    if isinstance(layer, FinalNorm):
+        return name, layer.norm
+    if isinstance(layer, Head):
+        return "embedding" if layer.tied else "head.final_linear", layer
+    return name, layer

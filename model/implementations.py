@@ -18,7 +18,7 @@ from model.kernels.activations import gelu_erf, gelu_tanh
 from model.kernels.attention import eager_attention, sdpa_attention
 from model.layers.norm import LayerNorm
 from model.layers.positions import NoPositions, Rotary
-from model.parallel.loss import cross_entropy
+from model.parallel.loss import head_loss
 
 Asked = Callable[[Architecture, AttentionKind], bool]
 
@@ -45,7 +45,10 @@ TABLE = (
     Row(
         operation="attention",
         name="sdpa",
-        asked=lambda a, kind: kind == "flash" or (kind == "global" and a.scaled_upper_triang_masked_softmax_fusion),
+        asked=lambda a, kind: (
+            not a.apply_query_key_layer_scaling
+            and (kind == "flash" or (kind == "global" and a.scaled_upper_triang_masked_softmax_fusion))
+        ),
         code=sdpa_attention,
     ),
     Row(operation="attention", name="eager", asked=lambda a, kind: kind == "global", code=eager_attention),
@@ -80,11 +83,11 @@ TABLE = (
         asked=lambda a, kind: not a.bias_dropout_fusion,
         code=None,
     ),
-    Row(operation="loss", name="blockwise_fp32", asked=lambda a, kind: True, code=cross_entropy),
+    Row(operation="loss", name="fused_with_head", asked=lambda a, kind: True, code=head_loss),
 )
 
 KEYS = {
-    "attention": ("attention_config", "scaled_upper_triang_masked_softmax_fusion"),
+    "attention": ("attention_config", "scaled_upper_triang_masked_softmax_fusion", "apply_query_key_layer_scaling"),
     "positions": ("pos_emb", "rope_fusion"),
     "norm": ("norm", "layernorm_fusion"),
     "activation": ("activation", "bias_gelu_fusion"),

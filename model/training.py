@@ -55,7 +55,10 @@ def train_joined(run: RunFile, run_dir: Path, ranks: Ranks, device: torch.device
     layout = config.layout(ranks.world_size)
     batch = config.batch_sizes(layout)
     tokenizer = build_tokenizer(config.tokenizer)
-    groups = make_groups(layout, ranks.rank)
+    keys = config.parallelism
+    groups = make_groups(
+        layout, ranks.rank, sequence_parallel=keys.sequence_parallel, reduce_in_fp32=config.deepspeed.fp32_allreduce
+    )
     _agree(run, groups)
     data = _open_data(config, batch, run_dir, groups, tokenizer)
     trainer = Trainer(GPT(config, tokenizer.vocab_size, groups, device=device), config, batch, groups, device)
@@ -81,7 +84,7 @@ class _Run:
         every = config.training.exit_interval
         stop = last if every is None else min(last, (done // every + 1) * every)  # GPT-NeoX: at its next multiple
         with Console(rank=self.groups.rank, interval=config.logging.log_interval, last_step=last, begin_step=done) as console:
-            console.table("implementations", self.trainer.engine.module.implementations.rows())
+            console.table("implementations", self.trainer.model.implementations.rows())
             ranks = self.groups.layout.world_size
             console.say(f"begin at step {done} of {last}, {ranks} ranks, {config.precision}, ZeRO-{config.zero_stage}")
             metrics = MetricsFile(self.run_dir / "metrics.jsonl", begin_step=done) if self.groups.rank == 0 else None
@@ -105,7 +108,7 @@ class _Run:
     def _step(self, step: int, console: Console, metrics: MetricsFile | None) -> None:
         """Optimizer step ``step`` (0 is the first)."""
         config = self.run.config
-        torch.manual_seed(_dropout_seed(config.training.seed, step, self.groups.data_rank))
+        torch.manual_seed(_fused_dropout_seed(config.training.seed, step, self.groups.rank))
         begin = time.perf_counter()
         first = step * self.batch.accumulation
         batches = (self.data.train.batch(first + i, self.groups.data_rank) for i in range(self.batch.accumulation))
@@ -121,7 +124,7 @@ class _Run:
 
     def _line(self, number: int, result: StepResult, rate: float, seconds: float) -> dict[str, float | int]:
         config, layout = self.run.config, self.groups.layout
-        vocab = self.trainer.engine.module.padded_vocab_size
+        vocab = self.trainer.model.padded_vocab_size
         per_rank = step_flops(config, self.batch.train, vocab, recomputed=True) / seconds / layout.world_size / 1e12
         line: dict[str, float | int] = {
             "step": number,
@@ -143,7 +146,7 @@ class _Run:
         rounds = self.run.config.training.eval_iters
         if split is None or not rounds:
             return
-        loss = self.trainer.validate(_rounds(split, rounds, self.groups.data_rank))
+        loss = self.trainer.validate(list(_rounds(split, rounds, self.groups.data_rank)))
         console.say(f"step {number}: {name} loss {loss:.4f}")
         if metrics is not None:
             metrics.write({"step": number, f"{name}_loss": loss})
@@ -164,7 +167,7 @@ class _Run:
         return round(power) == number
 
     def _save(self, number: int, console: Console) -> int:
-        config, module = self.run.config, self.trainer.engine.module
+        config, module = self.run.config, self.trainer.model
         begin = time.perf_counter()
         path = save_checkpoint(
             Path(str(config.checkpoints.save)),
@@ -220,7 +223,7 @@ def _agree(run: RunFile, groups: Groups) -> None:
             raise ValueError(f"rank {rank} on {host} has another run.json than rank 0 on {first}: is the file system shared?")
 
 
-def _dropout_seed(seed: int, step: int, data_rank: int) -> int:
-    """The same on all tensor ranks, another one for every step and data rank; so resuming needs no saved random state."""
-    digest = hashlib.sha256(f"{seed}/{step}/{data_rank}".encode()).digest()
+def _fused_dropout_seed(seed: int, step: int, rank: int) -> int:
+    """For the dropout inside fused attention, which draws from torch's generator; resuming needs no saved random state."""
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     return int.from_bytes(digest[:7], "little")

@@ -31,15 +31,13 @@ class Parallelism(Section):
     """How the model is cut over GPUs."""
 
     model_parallel_size: int = live(1, ge=1, doc="Tensor parallelism: GPUs that share each layer's matrices.")
-    pipe_parallel_size: int = live(
-        0, ge=0, trains=(0, 1), doc="Pipeline stages; 0 and 1 both mean that every GPU holds all layers."
-    )
+    pipe_parallel_size: int = live(0, ge=0, doc="Pipeline stages; 0 and 1 both mean that every GPU holds all layers.")
     pipe_partition_method: str = live(
         "type:transformer|mlp",
         doc="How layers are dealt to stages: evenly by number (uniform), by parameters, or by the number of layers whose class in "
         "GPT-NeoX matches (type:REGEX).",
     )
-    sequence_parallel: bool = planned(False, doc="Norms and dropouts work on a share of the sequence under tensor parallelism.")
+    sequence_parallel: bool = live(False, doc="Norms and dropouts work on a share of the sequence under tensor parallelism.")
 
     @field_validator("pipe_partition_method")
     @classmethod
@@ -66,7 +64,7 @@ class Architecture(Section):
     intermediate_size: int | None = live(None, ge=1, doc="Width of the MLP; 4 x hidden_size when absent.")
     expansion_factor: float | None = planned(None, gt=0, doc="Width of the MLP as a multiple of hidden_size.")
     mlp_multiple_of: int = planned(1, ge=1, doc="The width of a gated MLP is rounded up to a multiple of this.")
-    num_kv_heads: int | None = planned(None, ge=1, doc="Key-value heads (GQA); as many as attention heads when absent.")
+    num_kv_heads: int | None = live(None, ge=1, doc="Key-value heads (GQA); as many as attention heads when absent.")
     sliding_window_width: int | None = planned(None, ge=1, doc="Each token sees this many before it.")
     norm: Literal["layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"] = planned(
         "layernorm", doc="Normalization of every sub-layer's input."
@@ -97,7 +95,9 @@ class Architecture(Section):
     use_flashattn_swiglu: bool = planned(False, doc="SwiGLU by flash-attn.")
     scaled_masked_softmax_fusion: bool = planned(False, doc="Fused softmax under a mask that is not causal.")
     fused_kernels_build_path: str | None = planned(None, doc="Where compiled kernels are kept.")
-    apply_query_key_layer_scaling: bool = planned(False, doc="Scores divided by the layer's number, softmax in fp32.")
+    apply_query_key_layer_scaling: bool = live(
+        False, doc="Scores of the unfused attention stay divided by the layer's number until their softmax, which is in fp32."
+    )
     onnx_safe: bool = planned(False, doc="Operations that ONNX can express.")
     scaled_upper_triang_masked_softmax_fusion: bool = live(
         False, doc="Causal attention as one fused operation instead of scores, softmax and product."
@@ -121,7 +121,7 @@ class Architecture(Section):
         None, doc="Layers with weights of their own.", why="validated and never read by GPT-NeoX"
     )
     param_sharing_style: str = retired("grouped", doc="How layers share weights.", why="never read by GPT-NeoX")
-    output_layer_parallelism: Literal["column", "row"] = planned(
+    output_layer_parallelism: Literal["column", "row"] = live(
         "column", doc="How the output head is cut under tensor parallelism: along the vocabulary (column) or along its width (row)."
     )
     bias_dropout_fusion: bool = planned(False, doc="Bias, dropout and residual addition as one fused kernel.")
@@ -135,6 +135,13 @@ class Architecture(Section):
                 f"max_position_embeddings {self.max_position_embeddings} is below seq_length {self.seq_length}: "
                 f"write max_position_embeddings: {self.seq_length}"
             )
+        if self.num_attention_heads % self.kv_heads:
+            raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_attention_heads {self.num_attention_heads}")
+        if self.output_layer_parallelism == "row" and not self.no_weight_tying:
+            raise ValueError(
+                "output_layer_parallelism row cuts the head along its width, and a tied one is cut along the vocabulary as the "
+                "embedding is: write no_weight_tying: true, or output_layer_parallelism: column"
+            )
         if self.attention_config is not None and len(self.attention_config) != self.num_layers:
             raise ValueError(f"attention_config names {len(self.attention_config)} layers, num_layers is {self.num_layers}")
         return self
@@ -143,6 +150,11 @@ class Architecture(Section):
     def head_size(self) -> int:
         """Dimensions of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key-value heads."""
+        return self.num_kv_heads or self.num_attention_heads
 
     @property
     def ffn_size(self) -> int:

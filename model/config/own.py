@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from model.config.keys import Section, planned
+from model.config.keys import Section, live, planned
 
 
 class NeoxHpc(Section):
     """``neox_hpc:``"""
 
+    recompute_granularity: Literal["full", "selective"] = live(
+        "full",
+        doc="What checkpoint_activations computes again: whole blocks, or attention and activation only (arXiv:2205.05198).",
+    )
     moe_type: Literal["megablocks", "deepspeed"] = planned("megablocks", doc="Implementation of the experts.")
     moe_expert_parallel_size: int = planned(1, ge=1, doc="GPUs over which the experts of a layer are dealt.")
     moe_loss_coeff: float = planned(0.1, ge=0, doc="Weight of the load-balancing loss.")

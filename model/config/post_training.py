@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from model.config.keys import Section, planned, retired
+from model.config.keys import Section, live, planned, retired
 
 Paths = tuple[str, ...] | None
 Ports = int | Annotated[tuple[int, ...], Field(strict=False)]
@@ -42,7 +42,7 @@ class PostTraining(Section):
     kto_desirable_weight: float = planned(1.0, ge=0, doc="KTO's weight of desirable answers.")
     kto_undesirable_weight: float = planned(1.0, ge=0, doc="KTO's weight of undesirable answers.")
     kto_beta: float = planned(0.1, gt=0, doc="KTO's inverse temperature.")
-    z_loss: float = planned(0.0, ge=0, doc="Weight of the squared logits (reward model: squared scores) in the loss.")
+    z_loss: float = live(0.0, ge=0, doc="Weight of log(sum of exp(logits))^2 in the loss (PaLM, arXiv:2204.02311).")
     fp32_reinforce: bool = planned(True, doc="REINFORCE's log-probabilities in fp32.")
     kl_impl: Literal["abs", "mse", "kl", "full"] = planned("mse", doc="Estimator of the divergence from the reference.")
     kl_div_beta: float = planned(0.1, ge=0, doc="Weight of that divergence.")

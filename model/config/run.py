@@ -101,6 +101,11 @@ class RunConfig(BaseModel):
         return stage if self.precision == "fp32" else max(stage, 1)
 
     @property
+    def recomputes(self) -> Literal["nothing", "full", "selective"]:
+        """What the backward pass computes again."""
+        return self.own.neox_hpc.recompute_granularity if self.training.checkpoint_activations else "nothing"
+
+    @property
     def lr_decay_steps(self) -> int:
         """Steps of the learning-rate curve, warm-up included (at least 1)."""
         rate = self.learning_rate

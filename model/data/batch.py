@@ -20,6 +20,8 @@ class Batch:
     """float32: 1 where the label counts"""
     doc_ids_BS: Tensor | None = None
     """int32, present when attention stops at document boundaries"""
+    sample_B: Tensor | None = None
+    """int64: the samples' numbers in the run, from which dropout draws; on the CPU always, since it is read there"""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
@@ -28,4 +30,5 @@ class Batch:
             labels_BS=self.labels_BS.to(device, non_blocking=True),
             loss_mask_BS=self.loss_mask_BS.to(device, non_blocking=True),
             doc_ids_BS=None if self.doc_ids_BS is None else self.doc_ids_BS.to(device, non_blocking=True),
+            sample_B=self.sample_B,
         )

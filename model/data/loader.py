@@ -89,7 +89,8 @@ class Split:
         mask = torch.ones_like(labels, dtype=torch.float32)
         if self.eod is not None:
             mask[tokens[:, :-1] == self.eod] = 0  # GPT-NeoX masks where the token is the input, not the label
-        return Batch(tokens_BS=tokens[:, :-1].contiguous(), labels_BS=labels, loss_mask_BS=mask)
+        numbers = torch.arange(begin, begin + self.micro)
+        return Batch(tokens_BS=tokens[:, :-1].contiguous(), labels_BS=labels, loss_mask_BS=mask, sample_B=numbers)
 
     def _sample(self, number: int) -> NDArray[np.int64]:
         source, position = (0, number) if self.blend is None else (int(self.blend.source[number]), int(self.blend.position[number]))

@@ -13,14 +13,10 @@ from model.parallel.parameters import GlobalParameter
 def clip_gradients(parameters: list[GlobalParameter], groups: Groups, largest: float) -> float:
     """Scale all gradients so that their norm is at most ``largest`` (0: do not scale); return the norm before.
 
-    A parameter that lies on every tensor rank is counted once.
+    A parameter that lies on every tensor rank, or on two pipeline stages, is counted once.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    counted = [
-        parameter.grad
-        for parameter in parameters
-        if parameter.grad is not None and (parameter.tensor_model_parallel or groups.tensor_rank == 0)
-    ]
+    counted = [parameter.grad for parameter in parameters if parameter.grad is not None and counts(parameter, groups)]
     norms = torch.stack(torch._foreach_norm(counted)) if counted else torch.zeros(1, device=gradients[0].device)
     square = norms.double().square().sum()
     if groups.model_group is not None:
@@ -29,3 +25,9 @@ def clip_gradients(parameters: list[GlobalParameter], groups: Groups, largest: f
     if largest and norm > largest:
         torch._foreach_mul_(gradients, largest / (norm + 1e-6))
     return norm
+
+
+def counts(parameter: GlobalParameter, groups: Groups) -> bool:
+    """This rank's copy stands for all copies of it among the ranks of one model."""
+    once_on_tensor_ranks = parameter.tensor_model_parallel or groups.tensor_rank == 0
+    return once_on_tensor_ranks and not getattr(parameter, "ds_pipe_replicated", False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -43,21 +43,28 @@ class StepResult:
 
 
 class Trainer:
-    """Trains ``model`` in place."""
+    """Trains ``model``, this rank's pipeline stage, in place."""
 
     def __init__(self, model: GPT, config: RunConfig, batch: BatchSizes, groups: Groups, device: torch.device) -> None:
         import deepspeed
 
-        self.device = device
+        self.model, self.device = model, device
         self._config, self._groups = config, groups
         self._skips = 0
+        self._own_norm: float | None = None
+        mpu: Any = _Mpu(groups)
+        optimizer = make_optimizer(config, model.parameters())
+        if config.zero_stage == 0:
+            optimizer.register_step_pre_hook(self._clip)
         with redirect_stdout(StringIO()):  # BF16_Optimizer prints the memory in use, a dozen times
+            if self._staged:
+                from model.engine.pipeline import Pipeline
+
+                parts: dict[str, Any] = {"model": Pipeline(model, groups, mpu)}
+            else:
+                parts = {"model": model, "mpu": mpu}  # always: DeepSpeed keeps the first in a module
             self.engine: Any = deepspeed.initialize(
-                model=model,
-                optimizer=make_optimizer(config, model.parameters()),
-                config=deepspeed_settings(config, batch),
-                mpu=_Mpu(groups),  # always: DeepSpeed keeps the first in a module
-                dist_init_required=False,
+                **parts, optimizer=optimizer, config=deepspeed_settings(config, batch), dist_init_required=False
             )[0]
 
     def train_step(self, batches: Iterable[Batch], rate: float) -> StepResult:
@@ -69,19 +76,10 @@ class Trainer:
         """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        self.engine.train()
-        losses = []
-        norm = None
-        for batch in batches:
-            loss = self.engine(batch.to(self.device))
-            self.engine.backward(loss)
-            losses.append(loss.detach())
-            if self._config.zero_stage == 0 and self.engine.is_gradient_accumulation_boundary():
-                parameters = list(global_parameters(self.engine.module))
-                norm = clip_gradients(parameters, self._groups, self._config.optimization.gradient_clipping)
-            self.engine.step()
-        loss_value = self._mean_loss(torch.stack(losses).mean())
-        norm = norm if norm is not None else float(self.engine.get_global_grad_norm() or 0.0)
+        self._own_norm = None
+        loss = self._train_stages(batches) if self._staged else self._train_whole(batches)
+        norm = self._own_norm if self._own_norm is not None else float(self.engine.get_global_grad_norm() or 0.0)
+        loss_value = self._checked(loss)
         if self._config.precision != "fp16":
             return StepResult(loss=loss_value, grad_norm=norm, loss_scale=None, skipped=False)
         skipped = bool(self.engine.optimizer.overflow)
@@ -89,20 +87,52 @@ class Trainer:
         return StepResult(loss=loss_value, grad_norm=norm, loss_scale=float(self.engine.optimizer.cur_scale), skipped=skipped)
 
     @torch.no_grad()
-    def validate(self, batches: Iterable[Batch]) -> float:
+    def validate(self, batches: Sequence[Batch]) -> float:
         """Mean loss over micro-batches and data-parallel ranks, without dropout."""
+        if self._staged:
+            from model.engine.pipeline import feed
+
+            return float(self.engine.eval_batch(feed(batches, self.model), num_micro_batches=len(batches)))
         self.engine.eval()
         losses = [self.engine(batch.to(self.device)) for batch in batches]
-        return self._mean_loss(torch.stack(losses).mean())
+        return self._checked(self._mean(torch.stack(losses).mean()))
 
-    def _mean_loss(self, local: Tensor) -> float:
+    @property
+    def _staged(self) -> bool:
+        return self._groups.layout.pipe > 1
+
+    def _train_whole(self, batches: Iterable[Batch]) -> Tensor:
+        """The mean loss over micro-batches and data ranks."""
+        self.engine.train()
+        losses = []
+        for batch in batches:
+            loss = self.engine(batch.to(self.device))
+            self.engine.backward(loss)
+            losses.append(loss.detach())
+            self.engine.step()
+        return self._mean(torch.stack(losses).mean())
+
+    def _train_stages(self, batches: Iterable[Batch]) -> Tensor:
+        from model.engine.pipeline import feed
+
+        loss: Tensor = self.engine.train_batch(feed(batches, self.model))
+        return loss
+
+    def _clip(self, *_: Any) -> None:
+        """Before the optimizer steps."""
+        parameters = list(global_parameters(self.model))
+        self._own_norm = clip_gradients(parameters, self._groups, self._config.optimization.gradient_clipping)
+
+    def _mean(self, local: Tensor) -> Tensor:
         total = local.float().reshape(1).clone()
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(total)
-            total /= dist.get_world_size()
-        mean = float(total)
+        if self._groups.data_group is not None:
+            dist.all_reduce(total, group=self._groups.data_group)
+        return total / self._groups.layout.data
+
+    def _checked(self, loss: Tensor) -> float:
+        mean = float(loss)
         if not math.isfinite(mean) and self._config.precision != "fp16":
-            self._refuse(float(local), mean)
+            self._refuse(mean, mean)
         return mean
 
     def _count_skips(self, skipped: bool) -> None:

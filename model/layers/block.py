@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.config import RunConfig
 from model.kernels.attention import Attention
 from model.layers.attention import Positions, SelfAttention
 from model.layers.cache import LayerCache
+from model.layers.dropout import ATTENTION_OUTPUT, MLP_OUTPUT, Dropout
 from model.layers.mlp import MLP
 from model.layers.stage import Stage
 from model.parallel.collectives import sum_out
 from model.parallel.groups import Groups
+from model.parallel.linear import add_bias
 
 Norm = Callable[[RunConfig, Groups], nn.Module]
 
@@ -32,44 +33,47 @@ class Block(nn.Module):
         config: RunConfig,
         groups: Groups,
         *,
+        number: int,
         norm: Norm,
         attend: Attention,
         activation: Callable[[Tensor], Tensor],
         positions: Positions,
     ) -> None:
         super().__init__()
-        shape = config.architecture
-        self._parallel, self._tied, self._dropout = shape.gpt_j_residual, shape.gpt_j_tied, shape.hidden_dropout
+        shape, seed = config.architecture, config.training.seed
+        self._parallel, self._tied = shape.gpt_j_residual, shape.gpt_j_tied
+        self._dropouts = None
+        if rate := shape.hidden_dropout:
+            self._dropouts = tuple(Dropout(rate, seed, number, place, groups) for place in (ATTENTION_OUTPUT, MLP_OUTPUT))
         self.input_layernorm = norm(config, groups)
-        self.attention = SelfAttention(config, groups, attend, positions)
+        self.attention = SelfAttention(config, groups, attend, positions, number)
         if not (self._parallel and self._tied):
             self.post_attention_layernorm = norm(config, groups)
         self.mlp = MLP(config, groups, activation)
-        self._group = groups.tensor_group
+        self._groups = groups
 
     def forward(self, stage: Stage, cache: LayerCache | None = None) -> Stage:
         """One block."""
         rule = self._side_by_side if self._parallel else self._in_sequence
-        return stage._replace(x=rule(stage.x, stage.doc_ids_BS, cache))
+        return stage._replace(x=rule(stage, cache))
 
-    def _in_sequence(self, x_BSD: Tensor, doc_ids_BS: Tensor | None, cache: LayerCache | None) -> Tensor:
-        y_BSD = x_BSD + self._drop(self.attention(self.input_layernorm(x_BSD), doc_ids_BS, cache))
-        return y_BSD + self._drop(self.mlp(self.post_attention_layernorm(y_BSD)))
+    def _in_sequence(self, stage: Stage, cache: LayerCache | None) -> Tensor:
+        attended_BSD = self.attention(self.input_layernorm(stage.x), stage, cache)
+        y_BSD = stage.x + self._drop(attended_BSD, stage, 0)
+        return y_BSD + self._drop(self.mlp(self.post_attention_layernorm(y_BSD)), stage, 1)
 
-    def _side_by_side(self, x_BSD: Tensor, doc_ids_BS: Tensor | None, cache: LayerCache | None) -> Tensor:
-        normed_BSD = self.input_layernorm(x_BSD)
-        for_mlp_BSD = normed_BSD if self._tied else self.post_attention_layernorm(x_BSD)
-        if self._group is None or self._dropout:  # two dropouts are drawn on two whole sums
-            return x_BSD + self._drop(self.attention(normed_BSD, doc_ids_BS, cache)) + self._drop(self.mlp(for_mlp_BSD))
-        return x_BSD + self._one_sum(self.attention.heads(normed_BSD, doc_ids_BS, cache), self.mlp.inner(for_mlp_BSD))
+    def _side_by_side(self, stage: Stage, cache: LayerCache | None) -> Tensor:
+        normed_BSD = self.input_layernorm(stage.x)
+        for_mlp_BSD = normed_BSD if self._tied else self.post_attention_layernorm(stage.x)
+        if self._groups.tensor_group is None or self._dropouts is not None:  # two dropouts are drawn on two whole sums
+            attended_BSD = self._drop(self.attention(normed_BSD, stage, cache), stage, 0)
+            return stage.x + attended_BSD + self._drop(self.mlp(for_mlp_BSD), stage, 1)
+        both_BSD = self.attention(normed_BSD, stage, cache, partial=True) + self.mlp(for_mlp_BSD, partial=True)
+        summed_BSD = sum_out(both_BSD, self._groups)  # one exchange instead of two
+        return stage.x + add_bias(summed_BSD, self._groups, self.attention.dense.bias, self.mlp.linear2.bias)
 
-    def _one_sum(self, attended_BSd: Tensor, inner_BSF: Tensor) -> Tensor:
-        """Attention and MLP with one reduction over the tensor ranks instead of two."""
-        dense, linear2 = self.attention.dense, self.mlp.linear2
-        total_BSD = sum_out(dense.partial(attended_BSd) + linear2.partial(inner_BSF), self._group)
-        for bias in (dense.bias, linear2.bias):
-            total_BSD = total_BSD if bias is None else total_BSD + bias
-        return total_BSD
-
-    def _drop(self, x_BSD: Tensor) -> Tensor:
-        return F.dropout(x_BSD, self._dropout, training=self.training) if self._dropout else x_BSD
+    def _drop(self, x_BSD: Tensor, stage: Stage, place: int) -> Tensor:
+        if self._dropouts is None or not self.training:
+            return x_BSD
+        assert stage.sample_B is not None, "samples have numbers where something is dropped"
+        return self._dropouts[place].residual(x_BSD, stage.sample_B)

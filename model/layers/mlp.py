@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.config import RunConfig
 from model.layers.init import input_init, output_init
@@ -22,11 +23,14 @@ class MLP(nn.Module):
         self.linear1 = ColumnParallelLinear(width, shape.ffn_size, bias=bias, init=input_init(config), groups=groups)
         self.linear2 = RowParallelLinear(shape.ffn_size, width, bias=bias, init=output_init(config), groups=groups)
         self._activation = activation
+        self._again = config.recomputes == "selective"
 
-    def inner(self, x_BSD: Tensor) -> Tensor:
-        """y_BSF: the activated inner width that lies here."""
-        return self._activation(self.linear1(x_BSD))
-
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        """x_BSD -> x_BSD"""
-        return self.linear2(self.inner(x_BSD))
+    def forward(self, x_BSD: Tensor, *, partial: bool = False) -> Tensor:
+        """x_BSD -> x_BSD; ``partial``: this rank's term of the sum over tensor ranks, without the bias."""
+        inner_BSF = self.linear1(x_BSD)
+        if self._again and self.training:
+            inner_BSF = checkpoint(self._activation, inner_BSF, use_reentrant=False, preserve_rng_state=False)
+        else:
+            inner_BSF = self._activation(inner_BSF)
+        out: Tensor = self.linear2(inner_BSF, partial=partial)
+        return out

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import RunConfig
+from model.parallel.collectives import share
 from model.parallel.groups import Groups
 from model.parallel.parameters import make_parameter, ones, zeros
 
@@ -16,13 +17,16 @@ class LayerNorm(nn.Module):
     def __init__(self, config: RunConfig, groups: Groups) -> None:
         super().__init__()
         width = config.architecture.hidden_size
-        self.weight = make_parameter((width,), ones, groups)
-        self.bias = make_parameter((width,), zeros, groups)
-        self._epsilon = config.architecture.layernorm_epsilon
+        self.weight: Tensor = make_parameter((width,), ones, groups)
+        self.bias: Tensor = make_parameter((width,), zeros, groups)
+        self._epsilon, self._groups = config.architecture.layernorm_epsilon, groups
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Same shape and type as the input."""
-        return F.layer_norm(x_BSD, self.weight.shape, self.weight, self.bias, self._epsilon)
+        gain_D, bias_D = self.weight, self.bias
+        if self._groups.sequence_parallel:
+            gain_D, bias_D = share(self._groups, gain_D, bias_D)
+        return F.layer_norm(x_BSD, gain_D.shape, gain_D, bias_D, self._epsilon)
 
 
 NORMS = {"layernorm": LayerNorm}

@@ -2,7 +2,7 @@
 
 Changes when positions are told otherwise.  The first ``rotary_dims`` dimensions of a head rotate, dimension i with
 i + rotary_dims / 2, by position x base^(-2i/rotary_dims); the others pass unchanged.
-Legend: B batch, S tokens, N heads here, H head size, P pairs of rotating dimensions.
+Legend: B batch, S tokens, N heads here, M key-value heads here, H head size, P pairs of rotating dimensions.
 """
 
 from __future__ import annotations
@@ -26,20 +26,26 @@ class Rotary:
 
     def split(self, qkv_BSN3H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """q_BNSH, k_BNSH, v_BNSH of heads whose first position is ``start``; q and k are rotated."""
-        cos_SP, sin_SP = self._at(qkv_BSN3H)
-        end = start + qkv_BSN3H.shape[1]
-        assert end <= len(cos_SP), f"position {end - 1} of {len(cos_SP)}"
         q_BNSH, k_BNSH, v_BNSH = _SplitAndRotate.apply(  # type: ignore[no-untyped-call]
-            qkv_BSN3H, cos_SP[start:end], sin_SP[start:end]
+            qkv_BSN3H, *self._at(qkv_BSN3H, start, qkv_BSN3H.shape[1])
         )
         return q_BNSH, k_BNSH, v_BNSH
 
-    def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        key = (x.device, x.dtype)
+    def split_grouped(self, q_BSNH: Tensor, kv_BSM2H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q_BNSH, k_BMSH, v_BMSH; q and k are rotated."""
+        table = self._at(q_BSNH, start, q_BSNH.shape[1])
+        k_BMSH, v_BMSH = kv_BSM2H.transpose(1, 2).chunk(2, dim=-1)
+        q_BNSH, k_BMSH = (_Rotate.apply(x, *table) for x in (q_BSNH.transpose(1, 2), k_BMSH))  # type: ignore[no-untyped-call]
+        return q_BNSH, k_BMSH, v_BMSH
+
+    def _at(self, x: Tensor, start: int, length: int) -> tuple[Tensor, Tensor]:
+        key, end = (x.device, x.dtype), start + length
         if key not in self._cast:
             cos_SP, sin_SP = self._table
             self._cast[key] = (cos_SP.to(x.device, x.dtype), sin_SP.to(x.device, x.dtype))
-        return self._cast[key]
+        cos_SP, sin_SP = self._cast[key]
+        assert end <= len(cos_SP), f"position {end - 1} of {len(cos_SP)}"
+        return cos_SP[start:end], sin_SP[start:end]
 
 
 class NoPositions:
@@ -49,6 +55,11 @@ class NoPositions:
         """q_BNSH, k_BNSH, v_BNSH."""
         q_BNSH, k_BNSH, v_BNSH = qkv_BSN3H.transpose(1, 2).chunk(3, dim=-1)
         return q_BNSH, k_BNSH, v_BNSH
+
+    def split_grouped(self, q_BSNH: Tensor, kv_BSM2H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q_BNSH, k_BMSH, v_BMSH."""
+        k_BMSH, v_BMSH = kv_BSM2H.transpose(1, 2).chunk(2, dim=-1)
+        return q_BSNH.transpose(1, 2), k_BMSH, v_BMSH
 
 
 class _SplitAndRotate(torch.autograd.Function):
@@ -74,6 +85,24 @@ class _SplitAndRotate(torch.autograd.Function):
         _rotate(grads[1], cos_SP, -sin_SP, out=parts[1])
         parts[2].copy_(grads[2])
         return grad_BSN3H, None, None
+
+
+class _Rotate(torch.autograd.Function):
+    """Heads of one kind."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BNSH: Tensor, cos_SP: Tensor, sin_SP: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_SP, sin_SP)
+        out_BNSH = torch.empty_like(x_BNSH, memory_format=torch.contiguous_format)
+        _rotate(x_BNSH, cos_SP, sin_SP, out=out_BNSH)
+        return out_BNSH
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos_SP, sin_SP = ctx.saved_tensors
+        grad_BNSH = torch.empty_like(grads[0])
+        _rotate(grads[0], cos_SP, -sin_SP, out=grad_BNSH)
+        return grad_BNSH, None, None
 
 
 def _parts(qkv_BSN3H: Tensor) -> tuple[Tensor, ...]:

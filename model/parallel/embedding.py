@@ -16,13 +16,13 @@ class VocabParallelEmbedding(nn.Module):
     def __init__(self, vocab: int, width: int, *, init: Init, groups: Groups) -> None:
         super().__init__()
         self.weight = make_parameter((vocab, width), init, groups, shard_dim=0)
-        self._group = groups.tensor_group
+        self._groups = groups
 
     def forward(self, tokens_BS: Tensor) -> Tensor:
-        """The rows of the tokens, on every rank."""
-        if self._group is None:
+        """The rows of the tokens; under sequence parallelism of this rank's share of them."""
+        if self._groups.tensor_group is None:
             return F.embedding(tokens_BS, self.weight)
         local_BS = tokens_BS - self.weight.shard_offset
         outside_BS = (local_BS < 0) | (local_BS >= self.weight.shape[0])
         x_BSD = F.embedding(local_BS.masked_fill(outside_BS, 0), self.weight)
-        return sum_out(x_BSD.masked_fill(outside_BS[..., None], 0), self._group)
+        return sum_out(x_BSD.masked_fill(outside_BS[..., None], 0), self._groups)

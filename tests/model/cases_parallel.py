@@ -12,7 +12,6 @@ from model.config import Layout
 from model.config.training import Generation
 from model.gpt import GPT
 from model.layers.norm import LayerNorm
-from model.parallel import loss
 from model.parallel.groups import make_groups, one_rank
 from model.parallel.parameters import global_parameters, local_slice
 from model.sampling import Continuation, continue_together, uniforms
@@ -70,7 +69,6 @@ def tensor_parallel_training(keys: dict[str, Any], steps: int) -> tuple[list[flo
 def dropout_on_tensor_ranks() -> tuple[float, float]:
     """The loss with dropout, and the norm of a replicated gradient: both must agree between tensor ranks."""
     cut, _ = _both({"hidden_dropout": 0.3, "gpt_j_residual": True})
-    torch.manual_seed(5)
     value = cut(small_batch())
     value.backward()
     norm = cut.layers[1].input_layernorm
@@ -86,20 +84,6 @@ def samples(keys: dict[str, Any]) -> tuple[list[Continuation], list[Continuation
     wanted = Generation(temperature=2.0, top_k=20)
     cut, whole = (continue_together(n.double().eval(), contexts, numbers, wanted, eod=None) for n in _both(keys))
     return cut, whole
-
-
-def loss_of_shards(logits_BSV: Tensor, labels_BS: Tensor, weight_BS: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """The loss of every token and the gradient of this rank's logits, with blocks of ``block`` logits."""
-    groups = make_groups(Layout(world_size=dist.get_world_size(), tensor=dist.get_world_size()), dist.get_rank())
-    shard = logits_BSV.chunk(groups.layout.tensor, dim=-1)[groups.tensor_rank].clone().requires_grad_()
-    before, loss.BLOCK_CPU = loss.BLOCK_CPU, block
-    try:
-        values = loss.cross_entropy(shard * 1.0, labels_BS, groups)
-        (values * weight_BS).sum().backward()
-    finally:
-        loss.BLOCK_CPU = before
-    assert shard.grad is not None
-    return values.detach(), shard.grad
 
 
 def _both(keys: dict[str, Any]) -> tuple[GPT, GPT]:

@@ -38,7 +38,13 @@ def small_batch(*, seed: int = 0, sequences: int = 3, length: int = 24, doc_ids:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, VOCAB, (sequences, length + 1), generator=generator)
     mask = (torch.rand(sequences, length, generator=generator) > 0.2).float()
-    return Batch(tokens_BS=tokens[:, :-1], labels_BS=tokens[:, 1:].contiguous(), loss_mask_BS=mask, doc_ids_BS=doc_ids)
+    return Batch(
+        tokens_BS=tokens[:, :-1],
+        labels_BS=tokens[:, 1:].contiguous(),
+        loss_mask_BS=mask,
+        doc_ids_BS=doc_ids,
+        sample_B=torch.arange(sequences),
+    )
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,7 @@ def test_without_any_fusion_the_plain_rows_run() -> None:
         "norm": "layer_norm",
         "activation": "gelu_erf",
         "residual": "torch",
-        "loss": "blockwise_fp32",
+        "loss": "fused_with_head",
     }
 
 

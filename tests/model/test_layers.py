@@ -13,10 +13,12 @@ torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 from model.config import Layout
 from model.implementations import TABLE
 from model.kernels.activations import gelu_erf, gelu_tanh
+from model.layers.attention import Drop
 from model.layers.cache import LayerCache
+from model.layers.dropout import PROBABILITIES, Dropout
 from model.layers.init import standard_deviation
 from model.layers.positions import NoPositions, Rotary
-from model.parallel.groups import Groups
+from model.parallel.groups import Groups, one_rank
 from model.parallel.parameters import make_parameter, zeros
 from tests.model.networks import small_config
 
@@ -39,7 +41,7 @@ def attention_by_loops(q: np.ndarray, k: np.ndarray, v: np.ndarray, doc_ids: np.
 @pytest.mark.parametrize("name", ATTENTION)
 def test_attention_is_the_softmax_over_the_tokens_before(name: str, queries: int, keys: int) -> None:
     q, k, v = _heads(queries, keys)
-    found = ATTENTION[name](q, k, v, doc_ids_BQ=None, dropout=0.0, softmax_in_fp32=False)
+    found = ATTENTION[name](q, k, v, doc_ids_BQ=None, drop=None, softmax_in_fp32=False)
     np.testing.assert_allclose(found.numpy(), attention_by_loops(q.numpy(), k.numpy(), v.numpy()), atol=1e-12)
 
 
@@ -47,7 +49,7 @@ def test_attention_is_the_softmax_over_the_tokens_before(name: str, queries: int
 def test_attention_stays_within_a_document(name: str) -> None:
     q, k, v = _heads(9, 9)
     doc_ids = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2, 2], [5, 5, 5, 5, 5, 5, 6, 6, 5]], dtype=torch.int32)
-    found = ATTENTION[name](q, k, v, doc_ids_BQ=doc_ids, dropout=0.0, softmax_in_fp32=False)
+    found = ATTENTION[name](q, k, v, doc_ids_BQ=doc_ids, drop=None, softmax_in_fp32=False)
     np.testing.assert_allclose(found.numpy(), attention_by_loops(q.numpy(), k.numpy(), v.numpy(), doc_ids.numpy()), atol=1e-12)
 
 
@@ -55,7 +57,7 @@ def test_attention_stays_within_a_document(name: str) -> None:
 def test_attention_has_the_gradient_of_its_formula(name: str) -> None:
     heads = tuple(part.requires_grad_() for part in _heads(5, 5))
     assert torch.autograd.gradcheck(
-        lambda q, k, v: ATTENTION[name](q, k, v, doc_ids_BQ=None, dropout=0.0, softmax_in_fp32=False), heads
+        lambda q, k, v: ATTENTION[name](q, k, v, doc_ids_BQ=None, drop=None, softmax_in_fp32=False), heads
     )
 
 
@@ -64,7 +66,13 @@ def test_attention_drops_shares_and_keeps_their_mean(name: str) -> None:
     q, k, _ = _heads(16, 16)
     torch.manual_seed(0)
     ones = torch.ones(2, 3, 16, 4, dtype=torch.float64)
-    found = torch.stack([ATTENTION[name](q, k, ones, doc_ids_BQ=None, dropout=0.5, softmax_in_fp32=False) for _ in range(200)])
+    ours = Dropout(0.5, 1, 0, PROBABILITIES, one_rank())
+    found = torch.stack(
+        [
+            ATTENTION[name](q, k, ones, doc_ids_BQ=None, drop=Drop(ours, torch.tensor([2 * n, 2 * n + 1])), softmax_in_fp32=False)
+            for n in range(200)
+        ]
+    )
     assert found.std() > 0.1
     assert found.mean() == pytest.approx(1.0, abs=0.02)
 
@@ -74,7 +82,7 @@ def test_a_softmax_of_fp32_scores_is_more_exact_than_of_bf16_scores() -> None:
     exact = attention_by_loops(*(part.double().numpy() for part in (q, k, v)))
     eager = ATTENTION["eager"]
     errors = [
-        np.abs(eager(q, k, v, doc_ids_BQ=None, dropout=0.0, softmax_in_fp32=wide).double().numpy() - exact).mean()
+        np.abs(eager(q, k, v, doc_ids_BQ=None, drop=None, softmax_in_fp32=wide).double().numpy() - exact).mean()
         for wide in (False, True)
     ]
     assert errors[1] < 0.9 * errors[0]

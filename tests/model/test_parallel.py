@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 
 from model.gpt import GPT
-from model.parallel import loss
-from model.parallel.groups import one_rank
 from model.parallel.parameters import global_parameters
 from tests.model.networks import VARIANTS, VOCAB, small_config
 from tests.ranks import RankPool
@@ -63,45 +60,6 @@ def test_tensor_ranks_write_the_samples_of_one_rank(two_ranks: RankPool, name: s
     assert first == second == whole
 
 
-@pytest.mark.parametrize("block", [1, 1000, 1 << 18])
-def test_the_loss_over_a_cut_vocabulary_and_its_gradient_follow_the_formula(two_ranks: RankPool, block: int) -> None:
-    logits, labels, weight = _logits()
-    expected = logits.clone().requires_grad_()
-    values = torch.nn.functional.cross_entropy(expected.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-    (values * weight).sum().backward()
-    answers = two_ranks.run(f"{CASES}:loss_of_shards", logits, labels, weight, block)
-    for found, _ in answers:
-        torch.testing.assert_close(found, values.detach(), atol=1e-5, rtol=1e-6)
-    torch.testing.assert_close(torch.cat([gradient for _, gradient in answers], dim=-1), expected.grad, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3), (torch.float16, 5e-4)])
-def test_the_loss_is_computed_in_fp32_whatever_the_logits_are(
-    dtype: Any, tolerance: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loss, "BLOCK_CPU", 3000)
-    logits, labels, weight = _logits()
-    logits = logits.to(dtype)
-    expected = logits.float().clone().requires_grad_()
-    wanted = torch.nn.functional.cross_entropy(expected.transpose(1, 2), labels, reduction="none")
-    (wanted * weight).sum().backward()
-    given = logits.clone().requires_grad_()
-    values = loss.cross_entropy(given * 1, labels, one_rank())
-    (values * weight).sum().backward()
-    assert values.dtype == torch.float32
-    assert given.grad.dtype == dtype
-    torch.testing.assert_close(values, wanted.detach(), atol=1e-5, rtol=1e-6)
-    torch.testing.assert_close(given.grad.float(), expected.grad, atol=tolerance * float(expected.grad.abs().max()), rtol=tolerance)
-
-
-def test_logits_consumed_by_the_loss_cannot_be_used_twice() -> None:
-    logits, labels, _ = _logits()
-    value = loss.cross_entropy(logits.requires_grad_() * 1, labels, one_rank()).sum()
-    value.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        value.backward()
-
-
 def test_parameters_carry_their_names_shapes_and_slices() -> None:
     network = GPT(small_config(gpt_j_residual=True, gpt_j_tied=True), VOCAB)
     shapes = {p.global_name: p.global_shape for p in global_parameters(network)}
@@ -148,10 +106,3 @@ def test_a_model_that_the_tensor_ranks_cannot_share_is_refused(rank_pool: Callab
     groups = Groups(layout=small_config(model_parallel_size=3).layout(3))
     with pytest.raises(ValueError, match="num_attention_heads 4 is not a multiple of model_parallel_size 3"):
         GPT(small_config(model_parallel_size=3), VOCAB, groups)
-
-
-def _logits() -> tuple[Any, Any, Any]:
-    generator = torch.Generator().manual_seed(1)
-    logits = 3 * torch.randn(3, 21, 1000, generator=generator)
-    labels = torch.randint(0, 1000, (3, 21), generator=generator)
-    return logits, labels, torch.rand(3, 21, generator=generator)

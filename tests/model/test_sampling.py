@@ -94,8 +94,8 @@ def test_samples_end_with_the_document_at_different_lengths() -> None:
 def test_the_padded_vocabulary_is_never_sampled() -> None:
     network = GPT(small_config(), VOCAB).eval()
     with torch.no_grad():
-        network.layers[-1].final_linear.weight[VOCAB:] = 1e4
-        network.layers[-1].final_linear.weight[VOCAB:, ::2] = -1e4
+        network.head.weight[VOCAB:] = 1e4
+        network.head.weight[VOCAB:, ::2] = -1e4
     numbers = torch.stack([uniforms(0, number, 20) for number in range(8)])
     found = continue_together(network, torch.ones(8, 3, dtype=torch.int64), numbers, keys(temperature=1.0), eod=None)
     assert all(len(sample.tokens) == 20 and max(sample.tokens) < VOCAB for sample in found)

@@ -1,0 +1,86 @@
+"""Pipeline stages for DeepSpeed's pipeline engine: each is one of its layers; changes when DeepSpeed's pipeline does.
+
+Which layers of ours a stage holds is decided in model/config/partition.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch.distributed as dist
+from deepspeed.pipe import LayerSpec, PipelineModule
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from torch import Tensor, nn
+
+from model.data.batch import Batch
+from model.gpt import GPT
+from model.layers.stage import pack, unpack
+from model.parallel.groups import Groups
+from model.parallel.parameters import global_parameters
+
+Fed = tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]
+"""What the engine is fed: the first stage takes the first part, the last one labels and mask."""
+
+
+class Pipeline(PipelineModule):  # type: ignore[misc]
+    """DeepSpeed's view of ``model``, this rank's stage."""
+
+    def __init__(self, model: GPT, groups: Groups, mpu: Any) -> None:
+        layout = groups.layout
+        self._mpu = mpu
+        super().__init__(
+            layers=[LayerSpec(_StageModule, model) for _ in range(layout.pipe)],
+            topology=PipeModelDataParallelTopology(num_pp=layout.pipe, num_mp=layout.tensor, num_dp=layout.data),
+            partition_method="uniform",
+            loss_fn=_loss(model),
+        )
+        self._tied = _tied_weights(model, groups)
+        for weight, _ in self._tied:
+            weight.ds_pipe_replicated = groups.last_stage
+        mpu.get_pipe_parallel_group = self._grid.get_pipe_parallel_group  # the engine broadcasts on both: another group would hang
+
+    def mpu(self) -> Any:
+        """Ours instead of DeepSpeed's grid."""
+        return self._mpu
+
+    def get_tied_weights_and_groups(self) -> list[tuple[Any, dist.ProcessGroup]]:
+        """The engine sums these gradients over these groups before it reduces over data ranks."""
+        return self._tied
+
+
+def feed(batches: Iterable[Batch], model: GPT) -> Iterator[Fed]:
+    """Micro-batches in the engine's form."""
+    for batch in batches:
+        yield pack(model.stage_of(batch)), (batch.labels_BS, batch.loss_mask_BS)
+
+
+class _StageModule(nn.Module):
+    """The tuple of one stage boundary to the next."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tensors: tuple[Tensor, ...] | Tensor) -> tuple[Tensor, ...] | Tensor:
+        given = tensors if isinstance(tensors, tuple) else (tensors,)
+        stage = self.model.run_layers(unpack(given, self.model.fields))
+        if self.model.head is not None:
+            return stage.x
+        return pack(stage)
+
+
+def _loss(model: GPT) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
+    def loss(x_BSD: Tensor, labels: tuple[Tensor, Tensor]) -> Tensor:
+        assert model.head is not None, "the engine asks the last stage"
+        value: Tensor = model.head(x_BSD, *labels)
+        return value
+
+    return loss
+
+
+def _tied_weights(model: GPT, groups: Groups) -> list[tuple[Any, dist.ProcessGroup]]:
+    if groups.ends_group is None or not model.tied:
+        return []
+    name = "embedding.word_embeddings.weight"
+    return [(parameter, groups.ends_group) for parameter in global_parameters(model) if parameter.global_name == name]
