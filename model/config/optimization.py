@@ -181,13 +181,16 @@ class DeepSpeed(Section):
 
     @model_validator(mode="after")
     def _one_way_to_divide(self) -> DeepSpeed:
-        """Seen in DeepSpeed 0.19.8: reduce-scatter divides once and reads neither key, prescaling does not read the factor."""
+        """Seen in DeepSpeed 0.19.8: reduce-scatter divides once and reads neither key, prescaling does not read the factor, and
+        ZeRO-3 halves the gradient where a factor of 2 meets 2 data-parallel ranks."""
         given = ["prescale_gradients"] if self.prescale_gradients else []
         given += ["gradient_predivide_factor"] if self.gradient_predivide_factor != 1 else []
         if len(given) == 2:
             raise ValueError(
                 "prescale_gradients divides by all ranks before, gradient_predivide_factor by a part of them: keep one"
             )
+        if "gradient_predivide_factor" in given and self.zero_optimization.stage == 3:
+            raise ValueError("gradient_predivide_factor is not multiplied back by DeepSpeed's ZeRO-3: remove it, or write stage: 2")
         partitions = self.zero_optimization.stage > 0 or self.arithmetic != "fp32"
         if given and partitions and self.zero_optimization.reduce_scatter:
             raise ValueError(

@@ -37,6 +37,12 @@ CELLS: dict[str, dict[str, Any]] = {
     "ZeRO-2 offloaded": zero(2, offload_optimizer=CPU),
     "ZeRO-3 offloaded": zero(3, offload_optimizer=CPU, offload_param=CPU),
     "ZeRO-3 parameters offloaded": zero(3, offload_param=CPU),
+    "ZeRO-3 with a second partition": zero(3, zero_hpz_partition_size=2),
+    "ZeRO-1 divided before": zero(1, reduce_scatter=False) | {"prescale_gradients": True},
+    "ZeRO-2 divided in two": zero(2, reduce_scatter=False) | {"gradient_predivide_factor": 2.0},
+    "ZeRO-0 divided in two": zero(0) | {"gradient_predivide_factor": 2.0},
+    "ZeRO-2 overlapped": zero(2, overlap_comm=True, contiguous_gradients=True),
+    "ZeRO-3 overlapped": zero(3, overlap_comm=True, contiguous_gradients=True),
 }
 REDUCED: dict[str, dict[str, Any]] = {
     "bf16 ZeRO-2": zero(2) | BF16,

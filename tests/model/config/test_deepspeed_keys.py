@@ -49,6 +49,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"precision": "bfloat16", "fp16_lm_cross_entropy": True}, "fp16_lm_cross_entropy", "the precision is bfloat16"),
     ({"prescale_gradients": True, "gradient_predivide_factor": 2.0}, "prescale_gradients", "keep one"),
     ({"prescale_gradients": True, "zero_optimization": ZERO_1}, "prescale_gradients", "reduce_scatter: false"),
+    (
+        {"gradient_predivide_factor": 2.0, "zero_optimization": ZERO_3 | {"reduce_scatter": False}},
+        "gradient_predivide_factor",
+        "not multiplied back",
+    ),
     ({"gradient_predivide_factor": 2.0, "precision": "bfloat16"}, "gradient_predivide_factor", "reduce_scatter: false"),
     # schedules
     ({"scheduler": {"type": "WarmupDecayLR"}}, "scheduler", "needs total_num_steps"),
