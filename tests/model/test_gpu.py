@@ -24,6 +24,13 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "bf16": {"precision": "bfloat16"},
     "fp16": {"fp16": {"enabled": True, "initial_scale_power": 12}},
+    "fp16 that overflows at first": {"fp16": {"enabled": True, "initial_scale_power": 26, "hysteresis": 1}},
+    "fp16 ZeRO-2": {"fp16": {"enabled": True, "initial_scale_power": 12}, "zero_optimization": {"stage": 2}},
+    "bf16 ZeRO-3": {"precision": "bfloat16", "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}},
+    "bf16 offloaded": {
+        "precision": "bfloat16",
+        "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+    },
 }
 
 
@@ -39,7 +46,7 @@ def train(run_dir: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_one_gpu_learns_in_every_precision(tmp_path: Path, precision: str) -> None:
+def test_one_gpu_learns_in_every_precision_and_stage(tmp_path: Path, precision: str) -> None:
     train(tmp_path / "run", **PRECISIONS[precision])
     losses = curve(tmp_path / "run")
     assert losses[0] - losses[-1] > 0.5

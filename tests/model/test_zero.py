@@ -37,6 +37,8 @@ CELLS: dict[str, dict[str, Any]] = {
     "ZeRO-2 offloaded": zero(2, offload_optimizer=CPU),
     "ZeRO-3 offloaded": zero(3, offload_optimizer=CPU, offload_param=CPU),
     "ZeRO-3 parameters offloaded": zero(3, offload_param=CPU),
+    "tensor 2 ZeRO-1 offloaded": zero(1, offload_optimizer=CPU) | TENSOR_2,
+    "tensor 2 ZeRO-3 offloaded": zero(3, offload_optimizer=CPU, offload_param=CPU) | TENSOR_2,
     "ZeRO-3 with a second partition": zero(3, zero_hpz_partition_size=2),
     "ZeRO-1 divided before": zero(1, reduce_scatter=False) | {"prescale_gradients": True},
     "ZeRO-2 divided in two": zero(2, reduce_scatter=False) | {"gradient_predivide_factor": 2.0},
