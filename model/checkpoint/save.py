@@ -82,7 +82,7 @@ def save_checkpoint(
 
 
 def _mine(fragments: Sequence[Fragment], groups: Groups) -> tuple[dict[str, Tensor], list[Slice]]:
-    """The slices that this rank writes: what it updates, but of replicated parameters only the first tensor rank's copy."""
+    """The slices that this rank writes: what it updates, but of what several ranks hold only the first one's copy."""
     tensors: dict[str, Tensor] = {}
     slices = []
     for fragment in fragments:
@@ -90,6 +90,8 @@ def _mine(fragments: Sequence[Fragment], groups: Groups) -> tuple[dict[str, Tens
         if p.shard_dim is None and groups.tensor_rank:
             continue
         if fragment.whole_on_every_data_rank and groups.data_rank:
+            continue
+        if fragment.of_first_stage:
             continue
         for kind, tensor in fragment.tensors.items():
             key = f"{kind}/{p.global_name}/{groups.tensor_rank}/{fragment.start}"

@@ -32,6 +32,11 @@ class Fragment:
     """ZeRO-0: all data ranks hold, and update, the same."""
 
     @property
+    def of_first_stage(self) -> bool:
+        """The last pipeline stage's copy of a tied matrix: the first stage has, and stores, the same."""
+        return bool(getattr(self.parameter, "ds_pipe_replicated", False))
+
+    @property
     def length(self) -> int:
         """Elements."""
         return int(self.tensors["weight"].numel())

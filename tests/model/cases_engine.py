@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -13,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
+from model.checkpoint import save_checkpoint
+from model.checkpoint.manifest import read_manifest
 from model.config import RunConfig
 from model.engine.fragments import fragments_of, progress_of, restore_progress
 from model.engine.reports import show_collectives
@@ -166,6 +169,18 @@ def loss_scales(keys: dict[str, Any], overflows: str, cut: int) -> list[float | 
             return [*scales, f"stopped: {error}"]
         scales.append(current.optimizer.loss_scaler.loss_scale)
     return scales
+
+
+def stored_names(keys: dict[str, Any], folder: Path) -> list[str]:
+    """The parameters of a checkpoint of a stage whose embedding is a copy of the first stage's, marked as DeepSpeed marks it."""
+    trainer = make_trainer(keys)
+    for parameter in trainer.engine.module.parameters():
+        parameter.ds_pipe_replicated = parameter.global_name.startswith("embedding")
+    groups = make_groups(RunConfig.from_keys(keys).layout(dist.get_world_size()), dist.get_rank())
+    told = {"run": "tied", "vocab_size": 512, "padded_vocab_size": 512, "precision": "fp32"}
+    found = fragments_of(trainer.engine)
+    path = save_checkpoint(folder, 1, found, progress_of(trainer.engine), groups, **told)  # type: ignore[arg-type]
+    return sorted({piece.name for piece in read_manifest(path).slices})
 
 
 def deepspeed_says(keys: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,13 @@ def test_a_checkpoint_of_three_data_ranks_continues_on_two(
     assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "whole")[4:], rel=2e-5)
 
 
+@pytest.mark.parametrize("zero", [{}, ZERO_1], ids=["ZeRO-0", "ZeRO-1"])
+def test_the_last_stages_copy_of_a_tied_matrix_is_not_stored(tmp_path: Path, two_ranks: RankPool, zero: dict[str, Any]) -> None:
+    stored = two_ranks.run(f"{CASES}:stored_names", KEYS | zero, tmp_path)[0]
+    everything = {p.global_name for p in global_parameters(GPT(RunConfig.from_keys(KEYS), 512))}
+    assert set(stored) == {name for name in everything if not name.startswith("embedding")}
+
+
 def test_deepspeed_has_understood_what_it_is_told(two_ranks: RankPool) -> None:
     zero = {
         "stage": 1,
