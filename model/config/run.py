@@ -15,14 +15,12 @@ from model.config.former import translate
 from model.config.keys import KeyProblem, Section, Status, reason_of, status_of, trained_values
 from model.config.launch import Launch, RunTime
 from model.config.layout import BatchSizes, Layout, solve_batch
-from model.config.optimization import DeepSpeed, LearningRate, Optimization
+from model.config.optimization import DeepSpeed, LearningRate, Optimization, Precision
 from model.config.own import Own
 from model.config.post_training import PostTraining
 from model.config.services import Profiling, Trackers
 from model.config.training import Checkpoints, Data, Generation, Logging, Tokenizer, Training
 from model.config.variants import Experts, MaximalUpdate, Recurrent, TransformerEngine
-
-Precision = Literal["fp32", "fp16", "bfloat16"]
 
 
 class ConfigError(ValueError):
@@ -68,9 +66,12 @@ class RunConfig(BaseModel):
             ConfigError: holding every unknown key, wrong type and broken rule at once.
         """
         sections, problems = _read(values)
+        if not problems:
+            config = cls.model_construct(None, **sections)  # every section has just been validated
+            problems = list(_contradictions(config))
         if problems:
             raise ConfigError(tuple(problems))
-        return cls.model_construct(None, **sections)  # every section has just been validated
+        return config
 
     def keys(self) -> dict[str, Any]:
         """The flat namespace: every key with its value."""
@@ -85,11 +86,7 @@ class RunConfig(BaseModel):
     @property
     def precision(self) -> Precision:
         """Arithmetic of the model."""
-        if self.deepspeed.fp16 is not None and self.deepspeed.fp16.enabled:
-            return "fp16"
-        if self.deepspeed.bf16 is not None and self.deepspeed.bf16.enabled:
-            return "bfloat16"
-        return self.deepspeed.precision or "fp32"
+        return self.deepspeed.arithmetic
 
     @property
     def zero_stage(self) -> int:
@@ -157,6 +154,26 @@ class RunConfig(BaseModel):
             fix = f"write one of {', '.join(sorted(TRAINED_ATTENTION))}"
             found.append(KeyProblem(key="attention_config", wrong=f"{', '.join(kinds)} does not train yet", fix=fix))
         return tuple(found)
+
+
+def _contradictions(config: RunConfig) -> Iterator[KeyProblem]:
+    """Keys of two sections that cannot stand together on any machine."""
+    zero, tensor = config.deepspeed.zero_optimization, config.parallelism.model_parallel_size
+    if config.optimization.scheduler is not None:
+        for key, field in LearningRate.model_fields.items():
+            if getattr(config.learning_rate, key) != field.get_default(call_default_factory=True):
+                wrong = "shapes our learning-rate curve, and scheduler puts DeepSpeed's in its place"
+                yield KeyProblem(key=key, wrong=wrong, fix="remove it, or scheduler")
+    for key in zero.needing_groups_of_nodes if tensor > 1 else ():
+        wrong = f"DeepSpeed groups ranks for it as if there were no tensor parallelism, and model_parallel_size is {tensor}"
+        yield KeyProblem(key=f"zero_optimization.{key}", wrong=wrong, fix="remove it, or write model_parallel_size: 1")
+    profiler = config.deepspeed.flops_profiler
+    if profiler is not None and profiler.enabled and config.parallelism.pipe_parallel_size > 1:
+        wrong = "DeepSpeed's pipeline engine never shows the profile"
+        yield KeyProblem(key="flops_profiler", wrong=wrong, fix="profile without stages: pipe_parallel_size: 1")
+    if profiler is not None and profiler.enabled and zero.stage == 3:  # seen: ZeRO-3 puts a function of its own around linear
+        wrong = "DeepSpeed counts every linear layer twice under ZeRO-3"
+        yield KeyProblem(key="flops_profiler", wrong=wrong, fix="profile at stage: 2")
 
 
 def check_fragment(values: Mapping[str, Any]) -> tuple[KeyProblem, ...]:

@@ -11,6 +11,7 @@ from tests.model.config.test_run_config import SMALL, problems_of
 
 ZERO_1 = {"stage": 1}
 ZERO_3 = {"stage": 3}
+WARMUP = {"type": "WarmupDecayLR", "params": {"total_num_steps": 9}}
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # what DeepSpeed has no more, or what something here takes the place of
@@ -39,6 +40,18 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "zero_optimization", "offload_param needs stage 3"),
     ({"zero_optimization": {"stage": 2, "zero_quantized_weights": True}}, "zero_optimization", "needs stage 3"),
     ({"zero_optimization": {"stage": 1, "zero_hpz_partition_size": 2}}, "zero_optimization", "needs stage 3"),
+    (
+        {"model_parallel_size": 2, "zero_optimization": ZERO_3 | {"zero_hpz_partition_size": 2}},
+        "zero_optimization.zero_hpz_partition_size",
+        "model_parallel_size is 2",
+    ),
+    (
+        {"model_parallel_size": 2, "zero_optimization": ZERO_3 | {"zero_quantized_gradients": True}},
+        "zero_optimization.zero_quantized_gradients",
+        "model_parallel_size is 2",
+    ),
+    ({"flops_profiler": {"enabled": True}, "zero_optimization": ZERO_3}, "flops_profiler", "twice under ZeRO-3"),
+    ({"flops_profiler": {"enabled": True}, "pipe_parallel_size": 2}, "flops_profiler", "pipeline engine"),
     # precision and division
     ({"data_types": {"grad_accum_dtype": "bf16"}}, "data_types.grad_accum_dtype", "fp32 gradients are not added up in bf16"),
     (
@@ -56,6 +69,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"gradient_predivide_factor": 2.0, "precision": "bfloat16"}, "gradient_predivide_factor", "reduce_scatter: false"),
     # schedules
+    ({"scheduler": WARMUP, "lr_decay_style": "cosine"}, "lr_decay_style", "scheduler puts DeepSpeed's in its place"),
+    ({"scheduler": WARMUP, "min_lr": 1e-5}, "min_lr", "scheduler puts DeepSpeed's in its place"),
     ({"scheduler": {"type": "WarmupDecayLR"}}, "scheduler", "needs total_num_steps"),
     ({"scheduler": {"type": "WarmupLR", "params": {"total_num_steps": 9}}}, "scheduler", "WarmupLR has no total_num_steps"),
     ({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": "1e-3"}}}, "scheduler", "write 1.0e-4"),
