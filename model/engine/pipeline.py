@@ -62,19 +62,23 @@ class _StageModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tensors: tuple[Tensor, ...] | Tensor) -> tuple[Tensor, ...] | Tensor:
+    def forward(self, tensors: tuple[Tensor, ...] | Tensor) -> tuple[Tensor, ...]:
         given = tensors if isinstance(tensors, tuple) else (tensors,)
         stage = self.model.run_layers(unpack(given, self.model.fields))
-        if self.model.head is not None:
-            return stage.x
-        return pack(stage)
+        head = self.model.head
+        return pack(stage) if head is None else (stage.x, head.matrix.view_as(head.matrix))
 
 
-def _loss(model: GPT) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
-    def loss(x_BSD: Tensor, labels: tuple[Tensor, Tensor]) -> Tensor:
+def _loss(model: GPT) -> Callable[[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], Tensor]:
+    """The loss of a micro-batch.
+
+    The head's matrix is an output of the last stage: BF16_Optimizer clears all gradients when the backward pass reaches the
+    outputs, also that of a matrix which was only used after them.
+    """
+
+    def loss(outputs: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor]) -> Tensor:
         assert model.head is not None, "the engine asks the last stage"
-        value: Tensor = model.head(x_BSD, *labels)
-        return value
+        return model.head.loss(*outputs, *labels)
 
     return loss
 

@@ -22,6 +22,8 @@ def deepspeed_settings(config: RunConfig, batch: BatchSizes) -> dict[str, Any]:
         "gradient_clipping": 0.0 if config.zero_stage == 0 else config.optimization.gradient_clipping,
         "zero_optimization": zero.passed_on() | {"stage": config.zero_stage},
     }
+    if config.parallelism.sequence_parallel:  # a stage's tensor ranks send different shares: there is nothing to split
+        settings["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
     if zero.offloads_optimizer:
         settings["zero_force_ds_cpu_optimizer"] = False
     if schedule is not None:
