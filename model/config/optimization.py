@@ -104,7 +104,7 @@ class DeepSpeed(Section):
     zero_optimization: ZeroOptimization = live(ZeroOptimization(stage=0), doc="ZeRO: what data-parallel ranks share out.")
     steps_per_print: int = passed(10, ge=1, doc="DeepSpeed logs its own line every so many steps, where its log is shown.")
     wall_clock_breakdown: bool = passed(False, doc="DeepSpeed times forward, backward and step, and prints it.")
-    fp16_lm_cross_entropy: bool = planned(False, doc="The loss itself in fp16 (with fp16).")
+    fp16_lm_cross_entropy: bool = live(False, doc="The loss itself in fp16 (with fp16).")
     hysteresis: int = retired(2, doc="Older name of fp16.hysteresis.", why="write fp16: {hysteresis: ...}")
     loss_scale: float | None = retired(None, doc="Older name of fp16.loss_scale.", why="write fp16: {loss_scale: ...}")
     loss_scale_window: float = retired(
@@ -153,7 +153,7 @@ class DeepSpeed(Section):
     csv_monitor: dict[str, Any] | None = planned(None, doc="DeepSpeed's own CSV monitor.")
     dump_state: bool = passed(False, doc="DeepSpeed logs its engine's state at start.")
     deepspeed_extra_args: ExtraArgs | None = live(None, doc="Further keys of DeepSpeed's configuration.")
-    fp32_allreduce: bool = planned(False, doc="Tensor-parallel ranks sum activations and their gradients in fp32.")
+    fp32_allreduce: bool = live(False, doc="Tensor-parallel ranks sum activations and their gradients in fp32.")
 
     @model_validator(mode="after")
     def _one_precision(self) -> DeepSpeed:

@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from model.config import RunConfig, RunFile, write_run
 from model.config.deepspeed_sections import CommsLogger, FlopsProfiler
 from model.config.keys import Section, Status, status_of
@@ -21,10 +23,13 @@ def train_here(folder: Path, keys: dict[str, Any]) -> dict[str, Any]:
     """Train in ``folder``: what was written (metrics without times, names of checkpoints) and said (without times)."""
     folder.mkdir(parents=True, exist_ok=True)
     run_file = folder / "run.json"
-    run_file.write_text(write_run(RunFile(name="tiny", device="cpu", config=RunConfig.from_keys(keys))))
+    if dist.get_rank() == 0:
+        run_file.write_text(write_run(RunFile(name="tiny", device="cpu", config=RunConfig.from_keys(keys))))
+    dist.barrier()
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         train(run_file)
+    dist.barrier()  # the first rank writes
     return {
         "metrics": [_untimed(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()],
         "checkpoints": sorted(path.name for path in folder.glob("**/global_step*")),

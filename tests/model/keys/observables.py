@@ -36,6 +36,8 @@ class Here:
 
     folder: Path
     pool: RankPool
+    four: RankPool
+    """Of four ranks."""
     files: Path
     """Token files a and b, tokenizers, prompts."""
 
@@ -74,6 +76,12 @@ def bf16_logits(keys: dict[str, Any], here: Here) -> Any:
     network = GPT(small_config(**keys), VOCAB).to(torch.bfloat16).eval()
     with torch.no_grad():
         return network.logits(small_batch().tokens_BS).double().sum().item()
+
+
+def fp16_loss(keys: dict[str, Any], here: Here) -> Any:
+    """The loss of the network in fp16."""
+    network = GPT(small_config(fp16={"enabled": True}, **keys), VOCAB).to(torch.float16).eval()
+    return float(network(small_batch()).detach())
 
 
 def implementations(keys: dict[str, Any], here: Here) -> Any:
@@ -231,6 +239,11 @@ def training(keys: dict[str, Any], here: Here) -> dict[str, Any]:
         keys = keys | {"save": str(path / keys["save"])}
     found: dict[str, Any] = here.pool.run("tests.model.keys.cases:train_here", path, keys)[0]
     return found
+
+
+def metrics_of_four(keys: dict[str, Any], here: Here) -> Any:
+    """metrics.jsonl of four ranks, without times."""
+    return here.four.run("tests.model.keys.cases:train_here", here.folder / "run", keys)[0]["metrics"]
 
 
 def metrics(keys: dict[str, Any], here: Here) -> Any:

@@ -136,6 +136,8 @@ LIVE = (
     Row("bf16.enabled", False, True, see.engine, SHAPE),
     Row("zero_optimization", {"stage": 0}, {"stage": 1}, see.engine, SHAPE),
     Row("zero_optimization.stage", 2, 3, see.engine, SHAPE),
+    Row("fp16_lm_cross_entropy", False, True, see.fp16_loss),
+    Row("fp32_allreduce", False, True, see.metrics_of_four, TRAINED | {"model_parallel_size": 4, "precision": "bfloat16"}),
     Row("deepspeed_extra_args", {"log_level": "error"}, {"memory_breakdown": True}, see.engine, SHAPE),
     Row("distributed_backend", "nccl", "gloo", see.backend),
     # text and data

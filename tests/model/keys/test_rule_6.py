@@ -23,7 +23,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, rank_pool: Callable[[int], R
     """Token files, tokenizers, prompts, and a run that has trained four steps."""
     folder = tmp_path_factory.mktemp("files")
     write_files(folder)
-    here = Here(folder, rank_pool(1), folder)
+    here = Here(folder, rank_pool(1), rank_pool(4), folder)
     keys = filled(here, TRAINED) | {"save": "../trained/checkpoints", "checkpoint_factor": 4}
     training(keys, here)
     return folder
@@ -32,7 +32,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, rank_pool: Callable[[int], R
 @pytest.fixture
 def here(tmp_path: Path, files: Path, rank_pool: Callable[[int], RankPool]) -> Here:
     """An empty folder beside the files."""
-    return Here(tmp_path, rank_pool(1), files)
+    return Here(tmp_path, rank_pool(1), rank_pool(4), files)
 
 
 def filled(here: Here, keys: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def observed(row: Row, value: Any, here: Here, name: str) -> Any:
     """What is seen with one of the values, in a folder of its own."""
     folder = here.folder / name
     folder.mkdir()
-    own = Here(folder, here.pool, here.files)
+    own = Here(folder, here.pool, here.four, here.files)
     return row.see(filled(own, with_value(row.given, row.key, here.fill(value))), own)
 
 
