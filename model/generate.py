@@ -2,7 +2,8 @@
 
     python -m model.generate runs/quickstart/run.json --set temperature=0.8 --set maximum_tokens=200
 
-On one rank, or on as many as ``model_parallel_size`` under a launcher.  Prompts are the lines of ``sample_input_file``; without it
+On one rank, or on ``model_parallel_size`` x ``pipe_parallel_size`` of them under a launcher.
+Prompts are the lines of ``sample_input_file``; without it
 samples begin as a new document.  Samples are written as JSON lines with GPT-NeoX's fields.
 """
 
@@ -195,16 +196,19 @@ def _begin(tokens: list[int], eod: int | None) -> list[int]:
 
 
 def _groups(config: RunConfig, ranks: Ranks, device: torch.device) -> Groups:
-    tensor = config.parallelism.model_parallel_size
-    if ranks.world_size not in (1, tensor):
-        fix = "start one rank" if tensor == 1 else f"start one rank, or {tensor}"
-        raise ValueError(f"{ranks.world_size} ranks, but model_parallel_size is {tensor}\n  fix: {fix}")
+    tensor, pipe = config.parallelism.model_parallel_size, max(1, config.parallelism.pipe_parallel_size)
+    if ranks.world_size not in (1, tensor * pipe):
+        fix = "start one rank" if tensor * pipe == 1 else f"start one rank, or {tensor * pipe}"
+        cut = f"model_parallel_size {tensor} x pipe_parallel_size {pipe}"
+        raise ValueError(f"{ranks.world_size} ranks, and a model is cut over {cut}\n  fix: {fix}")
+    alone = ranks.world_size == 1
     if ranks.world_size > 1:
         set_ranks(os.environ, ranks)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         torch.distributed.init_process_group("gloo" if device.type == "cpu" else "nccl")
-    return make_groups(Layout(world_size=ranks.world_size, tensor=ranks.world_size), ranks.rank)
+    layout = Layout(world_size=ranks.world_size, tensor=1 if alone else tensor, pipe=1 if alone else pipe)
+    return make_groups(layout, ranks.rank)  # no sequence parallelism: a single token cannot be shared out
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -74,7 +74,6 @@ class GPT(nn.Module):
         *,
         device: torch.device | None = None,
         weights: Mapping[str, Tensor] | None = None,
-        recompute: Recompute | None = None,
     ) -> None:
         """Built on the CPU in fp32.
 
@@ -82,7 +81,6 @@ class GPT(nn.Module):
             vocab_size: the tokenizer's; the matrices are padded.
             device: where it will run (it chooses the implementations); the CPU when absent.
             weights: whole tensors by global name; drawn from the seed when absent.
-            recompute: what ``checkpoint_activations`` recomputes blocks with; torch's checkpoint when absent.
 
         Raises:
             ValueError: the layout cannot cut the model, an implementation is missing, or the weights are of another architecture.
@@ -98,21 +96,23 @@ class GPT(nn.Module):
         layers = make_layers(config, self.padded_vocab_size, self.groups, self.implementations, here)
         head = layers.pop() if self.groups.last_stage else None
         self.layers = nn.ModuleList(layers)
-        self.head = head
+        assert head is None or isinstance(head, Head)
+        self.head: Head | None = head
         training, shape = config.training, config.architecture
         self.tied = not shape.no_weight_tying
         """The head uses the embedding's matrix."""
         self._every = training.checkpoint_num_layers if config.recomputes == "full" else 0
         fused = any(row.name != "eager" for row in self.implementations.attention)
         again = partial(checkpoint, use_reentrant=False, preserve_rng_state=bool(shape.attention_dropout) and fused)
-        self._recompute: Recompute = recompute or again
+        self.recompute: Recompute = again
+        """What ``checkpoint_activations`` recomputes blocks with: torch's, unless the engine puts another in its place."""
         self.fields = ("x", "sample_B") if shape.hidden_dropout or shape.attention_dropout else ("x",)
         """Of :class:`Stage`, what travels in training."""
         self._width = shape.hidden_size
         if weights is None:
             reset_parameters(self, training.seed)
         else:
-            fill_parameters(self, weights)
+            fill_parameters(self, weights, whole=self.groups.layout.pipe == 1)
 
     def stage_of(self, batch: Batch) -> Stage:
         """What the first layer is given."""
@@ -167,7 +167,7 @@ class GPT(nn.Module):
         for first in range(0, len(blocks), self._every or 1):
             fields = [name for name, field in stage._asdict().items() if field is not None]
             part = partial(_run, blocks[first : first + self._every], fields)
-            stage = stage._replace(x=self._recompute(part, *pack(stage)))
+            stage = stage._replace(x=self.recompute(part, *pack(stage)))
         return stage
 
 

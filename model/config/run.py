@@ -167,6 +167,7 @@ def _contradictions(config: RunConfig) -> Iterator[KeyProblem]:
     for key in zero.needing_groups_of_nodes if tensor > 1 else ():
         wrong = f"DeepSpeed groups ranks for it as if there were no tensor parallelism, and model_parallel_size is {tensor}"
         yield KeyProblem(key=f"zero_optimization.{key}", wrong=wrong, fix="remove it, or write model_parallel_size: 1")
+    yield from _recomputation(config)
     profiler = config.deepspeed.flops_profiler
     if profiler is not None and profiler.enabled and config.parallelism.pipe_parallel_size > 1:
         wrong = "DeepSpeed's pipeline engine never shows the profile"
@@ -174,6 +175,30 @@ def _contradictions(config: RunConfig) -> Iterator[KeyProblem]:
     if profiler is not None and profiler.enabled and zero.stage == 3:  # seen: ZeRO-3 puts a function of its own around linear
         wrong = "DeepSpeed counts every linear layer twice under ZeRO-3"
         yield KeyProblem(key="flops_profiler", wrong=wrong, fix="profile at stage: 2")
+
+
+def _recomputation(config: RunConfig) -> Iterator[KeyProblem]:
+    """What only DeepSpeed's activation checkpointing can."""
+    keys = config.training
+    asked = [key for key in STORED_ELSEWHERE if getattr(keys, key)]
+    if config.recomputes == "selective" and asked:
+        wrong = "is of whole blocks, and neox_hpc.recompute_granularity is selective"
+        yield KeyProblem(key=asked[0], wrong=wrong, fix="remove one of them")
+    elif config.recomputes == "full" and asked and not keys.deepspeed_activation_checkpointing:
+        wrong = "is what DeepSpeed's activation checkpointing can, and deepspeed_activation_checkpointing is false"
+        yield KeyProblem(key=asked[0], wrong=wrong, fix="remove one of them")
+    if config.recomputes == "full" and keys.contiguous_checkpointing and not keys.partition_activations:
+        wrong = "DeepSpeed stores in one buffer what it has partitioned"
+        yield KeyProblem(key="contiguous_checkpointing", wrong=wrong, fix="add partition_activations: true, or remove it")
+
+
+STORED_ELSEWHERE = (
+    "partition_activations",
+    "contiguous_checkpointing",
+    "checkpoint_in_cpu",
+    "synchronize_each_layer",
+    "profile_backward",
+)
 
 
 def check_fragment(values: Mapping[str, Any]) -> tuple[KeyProblem, ...]:

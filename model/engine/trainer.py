@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.agreement import from_all_ranks
 from model.config import BatchSizes, RunConfig
 from model.data.batch import Batch
+from model.engine.diagnosis import bad_parameters, first_of_all, forward_again, watch_layers
 from model.engine.norm import clip_gradients
+from model.engine.recompute import recompute_with_deepspeed
 from model.engine.settings import deepspeed_settings
 from model.failure import FailedElsewhere
 from model.gpt import GPT
@@ -53,9 +54,9 @@ class Trainer:
         self._skips = 0
         self._own_norm: float | None = None
         mpu: Any = _Mpu(groups)
+        recompute_with_deepspeed(model, config, groups, mpu, device)
         optimizer = make_optimizer(config, model.parameters())
-        if config.zero_stage == 0:
-            optimizer.register_step_pre_hook(self._clip)
+        optimizer.register_step_pre_hook(self._before_step)
         with redirect_stdout(StringIO()):  # BF16_Optimizer prints the memory in use, a dozen times
             if self._staged:
                 from model.engine.pipeline import Pipeline
@@ -77,25 +78,31 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         self._own_norm = None
-        loss = self._train_stages(batches) if self._staged else self._train_whole(batches)
+        batches = list(batches)
+        try:
+            loss = float(self._train_stages(batches) if self._staged else self._train_whole(batches))
+        except _NotFinite as error:
+            self._explain(error.what, batches)
         norm = self._own_norm if self._own_norm is not None else float(self.engine.get_global_grad_norm() or 0.0)
-        loss_value = self._checked(loss)
         if self._config.precision != "fp16":
-            return StepResult(loss=loss_value, grad_norm=norm, loss_scale=None, skipped=False)
+            if not (math.isfinite(norm) and math.isfinite(loss)):
+                self._explain(_what(loss, norm), batches)
+            return StepResult(loss=loss, grad_norm=norm, loss_scale=None, skipped=False)
         skipped = bool(self.engine.optimizer.overflow)
         self._count_skips(skipped)
-        return StepResult(loss=loss_value, grad_norm=norm, loss_scale=float(self.engine.optimizer.cur_scale), skipped=skipped)
+        return StepResult(loss=loss, grad_norm=norm, loss_scale=float(self.engine.optimizer.cur_scale), skipped=skipped)
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> float:
         """Mean loss over micro-batches and data-parallel ranks, without dropout."""
         if self._staged:
-            from model.engine.pipeline import feed
-
-            return float(self.engine.eval_batch(feed(batches, self.model), num_micro_batches=len(batches)))
-        self.engine.eval()
-        losses = [self.engine(batch.to(self.device)) for batch in batches]
-        return self._checked(self._mean(torch.stack(losses).mean()))
+            loss = self._validate_stages(batches)
+        else:
+            self.engine.eval()
+            loss = float(self._mean(torch.stack([self.engine(batch.to(self.device)) for batch in batches]).mean()))
+        if not math.isfinite(loss) and self._config.precision != "fp16":
+            self._explain(f"the validation loss is {loss}", batches)
+        return loss
 
     @property
     def _staged(self) -> bool:
@@ -118,22 +125,26 @@ class Trainer:
         loss: Tensor = self.engine.train_batch(feed(batches, self.model))
         return loss
 
-    def _clip(self, *_: Any) -> None:
-        """Before the optimizer steps."""
-        parameters = list(global_parameters(self.model))
-        self._own_norm = clip_gradients(parameters, self._groups, self._config.optimization.gradient_clipping)
+    def _validate_stages(self, batches: Sequence[Batch]) -> float:
+        from model.engine.pipeline import feed
+
+        return float(self.engine.eval_batch(feed(batches, self.model), num_micro_batches=len(batches)))
+
+    def _before_step(self, *_: Any) -> None:
+        """Before the optimizer changes weights: clip where DeepSpeed does not, and stop at a gradient that is no number."""
+        if self._config.zero_stage == 0:
+            parameters = list(global_parameters(self.model))
+            norm = self._own_norm = clip_gradients(parameters, self._groups, self._config.optimization.gradient_clipping)
+        else:
+            norm = float(self.engine.optimizer._global_grad_norm)
+        if not math.isfinite(norm) and self._config.precision != "fp16":
+            raise _NotFinite(f"the norm of the gradient is {norm}")
 
     def _mean(self, local: Tensor) -> Tensor:
         total = local.float().reshape(1).clone()
         if self._groups.data_group is not None:
             dist.all_reduce(total, group=self._groups.data_group)
         return total / self._groups.layout.data
-
-    def _checked(self, loss: Tensor) -> float:
-        mean = float(loss)
-        if not math.isfinite(mean) and self._config.precision != "fp16":
-            self._refuse(mean, mean)
-        return mean
 
     def _count_skips(self, skipped: bool) -> None:
         """Stop a run whose gradient overflows at every step; all ranks see the same."""
@@ -145,13 +156,31 @@ class Trainer:
         fix = "train in bfloat16, or lower the learning rate"
         raise FloatingPointError(f"the fp16 gradient overflowed {SKIPS} steps in a row\n  fix: {fix}")
 
-    def _refuse(self, local: float, mean: float) -> NoReturn:
-        """The first rank whose own loss is no number says so; the others stop with it."""
-        losses = from_all_ranks(local, self._groups)
-        bad = next((rank for rank, loss in enumerate(losses) if not math.isfinite(loss)), 0)
-        if bad != self._groups.rank:
-            raise FailedElsewhere(rank=bad, status=1)
-        raise FloatingPointError(f"the loss is {mean}\n  fix: lower the learning rate, or clip the gradient (gradient_clipping)")
+    def _explain(self, what: str, batches: Sequence[Batch]) -> NoReturn:
+        """The rank that met it first says where; the others stop with it.  Collective."""
+        found = bad_parameters(self.model)
+        if self._staged:
+            with watch_layers(self.model, found):
+                self._validate_stages(batches)
+        else:
+            found += forward_again(self.model.train(), batches, self.device)
+        rank, where = first_of_all(found, self._groups)
+        if rank != self._groups.rank:
+            raise FailedElsewhere(rank=rank, status=1)
+        fix = "lower the learning rate, or clip the gradient (gradient_clipping); the newest checkpoint is from before"
+        raise FloatingPointError(f"{what}: {where}\n  fix: {fix}")
+
+
+class _NotFinite(Exception):
+    """All ranks raise it together."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+def _what(loss: float, norm: float) -> str:
+    return f"the norm of the gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
 
 
 class _Mpu:

@@ -85,14 +85,17 @@ def reset_parameters(module: nn.Module, seed: int) -> None:
             parameter.copy_(local_slice(parameter, whole))
 
 
-def fill_parameters(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def fill_parameters(module: nn.Module, weights: Mapping[str, Tensor], *, whole: bool) -> None:
     """Set every parameter to its slice of the whole tensor of its global name.
+
+    Args:
+        whole: all layers are here, not one pipeline stage's: the weights hold nothing else.
 
     Raises:
         ValueError: a tensor is absent, too many, or has another shape: the weights are of another architecture.
     """
     parameters = {parameter.global_name: parameter for parameter in global_parameters(module)}
-    if odd := sorted(parameters.keys() ^ weights.keys()):
+    if odd := sorted(parameters.keys() ^ weights.keys() if whole else parameters.keys() - weights.keys()):
         place = "the weights lack" if odd[0] in parameters else "this architecture has no"
         raise ValueError(f"{place} {odd[0]}: they are of another architecture ({len(odd)} names differ)")
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
@@ -10,8 +11,13 @@ import torch.distributed as dist
 from torch.nn import functional
 
 from model.config import read_run
+from model.data.batch import Batch
 from model.engine.start import join_ranks
+from model.engine.trainer import StepResult, Trainer
 from model.failure import FailedElsewhere
+from model.layers.block import Block
+from model.layers.cache import LayerCache
+from model.layers.stage import Stage
 from model.ranks import Ranks
 from model.training import train_joined
 
@@ -36,3 +42,25 @@ def refusal(run_file: Path) -> str:
     except (ValueError, FloatingPointError) as error:
         return str(error)
     raise AssertionError("the run was not refused")
+
+
+def refusal_with_infinity(run_file: Path, layer: int, step: int) -> str:
+    """The same, where from the second micro-batch of a step on a layer gives infinity on the rank that holds it."""
+    steps: list[int] = []
+    passes: list[int] = []
+    forward, train_step = Block.forward, Trainer.train_step
+
+    def counted(self: Trainer, batches: Iterable[Batch], rate: float) -> StepResult:
+        steps.append(1)
+        passes.clear()
+        return train_step(self, batches, rate)
+
+    def infinite(self: Block, stage: Stage, cache: LayerCache | None = None) -> Stage:
+        out = forward(self, stage, cache)
+        if self.attention.query_key_value.weight.global_name.split(".")[1] != str(layer) or len(steps) < step:
+            return out
+        passes.append(1)
+        return out if len(passes) % 2 else out._replace(x=out.x * float("inf"))
+
+    with mock.patch.object(Block, "forward", infinite), mock.patch.object(Trainer, "train_step", counted):
+        return refusal(run_file)

@@ -131,7 +131,10 @@ def test_more_ranks_than_tensor_parallelism_needs_are_refused(
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     assert generate.main([str(run_file), "--checkpoint", str(run_file.parent)]) == 2
-    assert "2 ranks, but model_parallel_size is 1\n  fix: start one rank" in capsys.readouterr().err
+    assert (
+        "2 ranks, and a model is cut over model_parallel_size 1 x pipe_parallel_size 1\n  fix: start one rank"
+        in capsys.readouterr().err
+    )
 
 
 def test_sampling_needs_no_deepspeed(tmp_path: Path) -> None:

@@ -184,7 +184,29 @@ def test_step_0_can_be_saved_and_is_where_a_run_begins(tmp_path: Path, two_ranks
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path: Path, two_ranks: RankPool) -> None:
     keys = {"optimizer": {"type": "Adam", "params": {"lr": 1e30}}, "gradient_clipping": 0.0, "save": None}
     said = "".join(two_ranks.run(REFUSAL, write_tiny_run(tmp_path / "run", **keys)))
-    assert re.match(r"step \d+: the loss is (nan|inf)\n  fix: lower the learning rate", said)
+    assert re.match(r"step \d+: the (loss|norm of the gradient) is (nan|inf): the \w+ .+ is the first .+\n  fix: lower the", said)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"model_parallel_size": 2, "zero_optimization": {"stage": 1}},
+        {"pipe_parallel_size": 2},
+        {"zero_optimization": {"stage": 3}},
+        {"precision": "bfloat16", "zero_optimization": {"stage": 2}},
+    ],
+    ids=["ZeRO-0", "tensor 2, ZeRO-1", "pipe 2", "ZeRO-3", "bf16, ZeRO-2"],
+)
+def test_the_layer_that_first_gives_no_number_is_named_and_the_checkpoint_before_it_stays(
+    tmp_path: Path, two_ranks: RankPool, keys: dict[str, Any]
+) -> None:
+    run_file = write_tiny_run(tmp_path / "run", checkpoint_factor=2, hidden_dropout=0.0, gradient_accumulation_steps=2, **keys)
+    said = two_ranks.run("tests.model.cases_training:refusal_with_infinity", run_file, 1, 3)
+    assert "step 3: the norm of the gradient is" in "".join(said)
+    assert "the output of layers.1 is the first that is not finite, in micro-batch 2\n" in "".join(said)
+    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").glob("global_step*"))] == ["global_step2"]
+    assert len(curve(tmp_path / "run")) == 2
 
 
 def test_a_load_directory_without_a_checkpoint_is_an_error(tmp_path: Path, two_ranks: RankPool) -> None:

@@ -1,0 +1,46 @@
+"""DeepSpeed's activation checkpointing, as the network's recomputation; changes when DeepSpeed's does.
+
+What the blocks between two stored activations compute is computed again in the backward pass (Chen et al. 2016, arXiv:1604.06174).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import RunConfig
+from model.gpt import GPT
+from model.parallel.groups import Groups
+
+
+def recompute_with_deepspeed(model: GPT, config: RunConfig, groups: Groups, mpu: Any, device: torch.device) -> None:
+    """Let ``model`` recompute its blocks through DeepSpeed, if ``deepspeed_activation_checkpointing`` says so.
+
+    In its form without reentrant backward, which takes inputs that need no gradient (a first stage's tokens).
+    """
+    keys = config.training
+    if config.recomputes != "full" or not keys.deepspeed_activation_checkpointing:
+        return
+    from deepspeed import checkpointing
+
+    in_flight = groups.layout.pipe  # micro-batches that the first stage holds at most
+    checkpointing.configure(
+        mpu,
+        partition_activations=keys.partition_activations and not groups.sequence_parallel,  # which has already shared them out
+        contiguous_checkpointing=keys.contiguous_checkpointing and not groups.sequence_parallel,
+        num_checkpoints=in_flight * -(-len(model.new_cache()) // keys.checkpoint_num_layers),
+        checkpoint_in_cpu=keys.checkpoint_in_cpu and (keys.partition_activations or device.type != "cpu"),  # else it is there
+        synchronize=keys.synchronize_each_layer,
+        profile=keys.profile_backward,
+    )
+    model.recompute = _recompute
+
+
+def _recompute(function: Any, *tensors: Tensor) -> Tensor:
+    """DeepSpeed empties the tensors that it stores elsewhere: it gets views, so that who else holds them keeps them."""
+    from deepspeed import checkpointing
+
+    found: Tensor = checkpointing.non_reentrant_checkpoint(function, *(tensor.view_as(tensor) for tensor in tensors))
+    return found
