@@ -22,6 +22,7 @@ def zero(stage: int, **keys: Any) -> dict[str, Any]:
 
 CPU = {"device": "cpu"}
 BF16: dict[str, Any] = {"precision": "bfloat16"}
+STAGES_2: dict[str, Any] = {"pipe_parallel_size": 2}
 TENSOR_2: dict[str, Any] = {"model_parallel_size": 2}
 CELLS: dict[str, dict[str, Any]] = {
     "ZeRO-2": zero(2),
@@ -39,6 +40,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "ZeRO-3 parameters offloaded": zero(3, offload_param=CPU),
     "tensor 2 ZeRO-1 offloaded": zero(1, offload_optimizer=CPU) | TENSOR_2,
     "tensor 2 ZeRO-3 offloaded": zero(3, offload_optimizer=CPU, offload_param=CPU) | TENSOR_2,
+    "two stages ZeRO-1 offloaded tied": zero(1, offload_optimizer=CPU) | STAGES_2 | {"no_weight_tying": False},
     "ZeRO-3 with a second partition": zero(3, zero_hpz_partition_size=2),
     "ZeRO-1 divided before": zero(1, reduce_scatter=False) | {"prescale_gradients": True},
     "ZeRO-2 divided in two": zero(2, reduce_scatter=False) | {"gradient_predivide_factor": 2.0},
@@ -50,6 +52,9 @@ REDUCED: dict[str, dict[str, Any]] = {
     "bf16 ZeRO-2": zero(2) | BF16,
     "bf16 ZeRO-3": zero(3) | BF16,
     "bf16 ZeRO-1 offloaded": zero(1, offload_optimizer=CPU) | BF16,
+    "bf16 two stages": zero(1) | STAGES_2 | BF16,
+    "bf16 two stages, added up in bf16": zero(1) | STAGES_2 | BF16 | {"data_types": {"grad_accum_dtype": "bf16"}},
+    "bf16 two stages offloaded": zero(1, offload_optimizer=CPU) | STAGES_2 | BF16,
     "bf16 ZeRO-3 offloaded": zero(3, offload_optimizer=CPU, offload_param=CPU) | BF16,
 }
 IN_CI = ("ZeRO-2", "ZeRO-3", "tensor 2 ZeRO-3", "ZeRO-3 offloaded", "bf16 ZeRO-3")
@@ -106,7 +111,8 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, two_ranks: Ran
 
 
 def test_a_run_continues_from_stage_to_stage(tmp_path: Path, rank_pool: Callable[[int], RankPool]) -> None:
-    """Every form is once the source and once the target of a checkpoint; each trains two steps."""
+    """Every form is once the source and once the target of a checkpoint; each trains two steps.  The head is tied, so that stages
+    hold two copies of one matrix."""
     legs = [
         (2, zero(0)),
         (2, CELLS["ZeRO-3"]),
@@ -117,12 +123,15 @@ def test_a_run_continues_from_stage_to_stage(tmp_path: Path, rank_pool: Callable
         (2, CELLS["ZeRO-3 offloaded"]),
         (1, zero(3)),
         (2, CELLS["ZeRO-2 offloaded"]),
+        (2, STAGES_2 | zero(0)),
+        (2, CELLS["ZeRO-3"]),
+        (4, STAGES_2 | zero(1)),
         (2, CELLS["ZeRO-3 in tiles"]),
         (2, zero(1)),
         (1, zero(0)),
     ]
     steps = 2 * len(legs)
-    keys: dict[str, Any] = {"hidden_dropout": 0.0, "train_iters": steps, "train_batch_size": 12, "eval_iters": 0}
+    keys: dict[str, Any] = {"train_iters": steps, "train_batch_size": 12, "eval_iters": 0, "no_weight_tying": False}
     rank_pool(1).run(TRAIN, write_tiny_run(tmp_path / "whole", save=None, **keys))
     for number, (ranks, leg) in enumerate(legs):
         load = str(tmp_path / f"leg{number - 1}" / "checkpoints") if number else None
