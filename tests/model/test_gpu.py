@@ -14,6 +14,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 
 from model.config import RunConfig, RunFile, write_run
+from model.parallel import loss
+from model.parallel.groups import one_rank
 from tests.model.tiny import KEYS, curve, write_tokens
 
 pytestmark = [
@@ -60,3 +62,25 @@ def test_a_gpu_follows_a_cpu_in_fp32(tmp_path: Path) -> None:
     (tmp_path / "cpu" / "run.json").write_text(json.dumps(json.loads(text) | {"device": "cpu"}))
     subprocess.run([sys.executable, "-m", "model.train", str(tmp_path / "cpu" / "run.json")], check=True, timeout=300)
     assert curve(tmp_path / "gpu") == pytest.approx(curve(tmp_path / "cpu"), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_loss_of_a_gpu_and_its_gradients_are_those_of_a_cpu_in_fp64(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "CHUNK_GPU", 100 * 5000)
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(3, 63, 64, generator=generator), 0.5 * torch.randn(5000, 64, generator=generator)
+    labels, mask = torch.randint(0, 5000, (3, 63), generator=generator), (torch.rand(3, 63, generator=generator) > 0.2).float()
+    x, weight = (t.to(dtype) for t in (x, weight))
+    here = [t.double().requires_grad_() for t in (x, weight)]
+    there = [t.cuda().requires_grad_() for t in (x, weight)]
+    values = [
+        loss.head_loss(*given, labels.to(given[0].device), mask.to(given[0].device), one_rank(), z_loss=0.1)
+        for given in (here, there)
+    ]
+    for value in values:
+        value.backward()
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
+    assert values[1].item() == pytest.approx(values[0].item(), rel=tolerance)
+    for expected, found in zip(here, there, strict=True):
+        difference = (found.grad.cpu().double() - expected.grad).abs().max() / expected.grad.abs().max()
+        assert float(difference) < tolerance
