@@ -17,6 +17,7 @@ from model.config import BatchSizes, ConfigError, RunConfig, RunFile
 from model.data.batch import Batch
 from model.data.loader import Split, Splits, open_data
 from model.engine.fragments import fragments_of, progress_of
+from model.engine.reports import show_collectives
 from model.engine.start import choose_device, join_ranks, leave_ranks
 from model.engine.trainer import StepResult, Trainer
 from model.gpt import GPT
@@ -101,6 +102,7 @@ class _Run:
                 self._save(stop, console)
             if done < stop == last:
                 self._evaluate("test", self.data.test, stop, console, metrics)
+            show_collectives(config)
             console.say(f"finished at step {max(done, stop)}")
             if metrics is not None:
                 metrics.close()
@@ -112,24 +114,23 @@ class _Run:
         begin = time.perf_counter()
         first = step * self.batch.accumulation
         batches = (self.data.train.batch(first + i, self.groups.data_rank) for i in range(self.batch.accumulation))
-        rate = learning_rate(config, step)
         try:
-            result = self.trainer.train_step(batches, rate)
+            result = self.trainer.train_step(batches, learning_rate(config, step))
         except FloatingPointError as error:
             raise FloatingPointError(f"step {step + 1}: {error}") from error
         if metrics is not None:
-            line = self._line(step + 1, result, rate, time.perf_counter() - begin)
+            line = self._line(step + 1, result, time.perf_counter() - begin)
             metrics.write(line)
             console.step(line)
 
-    def _line(self, number: int, result: StepResult, rate: float, seconds: float) -> dict[str, float | int]:
+    def _line(self, number: int, result: StepResult, seconds: float) -> dict[str, float | int]:
         config, layout = self.run.config, self.groups.layout
         vocab = self.trainer.model.padded_vocab_size
         per_rank = step_flops(config, self.batch.train, vocab, recomputed=True) / seconds / layout.world_size / 1e12
         line: dict[str, float | int] = {
             "step": number,
             "loss": result.loss,
-            "lr": rate,
+            "lr": result.rate,
             "grad_norm": result.grad_norm,
             "step_time_s": seconds,
             "tokens_per_s": self.batch.train * config.architecture.seq_length / seconds,

@@ -1,6 +1,6 @@
 """Keys of our own, in one section ``neox_hpc:``; the same words, statuses and rules as GPT-NeoX's keys.
 
-So far they are the mixture-of-experts keys that GPT-NeoX's README documents and its code no longer knows
+Most are the mixture-of-experts keys that GPT-NeoX's README documents and its code no longer knows
 (removed by its change #1210; defaults as they were there).
 """
 
@@ -34,4 +34,4 @@ class NeoxHpc(Section):
 class Own(Section):
     """What GPT-NeoX does not know."""
 
-    neox_hpc: NeoxHpc = planned(NeoxHpc(), doc="Keys of neox-hpc's own.")
+    neox_hpc: NeoxHpc = live(NeoxHpc(), doc="Keys of neox-hpc's own.")

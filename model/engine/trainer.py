@@ -18,6 +18,7 @@ from model.data.batch import Batch
 from model.engine.diagnosis import bad_parameters, first_of_all, forward_again, watch_layers
 from model.engine.norm import clip_gradients
 from model.engine.recompute import recompute_with_deepspeed
+from model.engine.schedule import set_rate
 from model.engine.settings import deepspeed_settings
 from model.failure import FailedElsewhere
 from model.gpt import GPT
@@ -35,6 +36,8 @@ class StepResult:
 
     loss: float
     """Mean over micro-batches and data-parallel ranks."""
+    rate: float
+    """The learning rate."""
     grad_norm: float
     """Before clipping."""
     loss_scale: float | None
@@ -69,14 +72,13 @@ class Trainer:
             )[0]
 
     def train_step(self, batches: Iterable[Batch], rate: float) -> StepResult:
-        """One optimizer step over the micro-batches of this rank at learning rate ``rate``.
+        """One optimizer step over the micro-batches of this rank at learning rate ``rate`` (or DeepSpeed's schedule's, if there is one).
 
         Raises:
             FloatingPointError: the loss is no number, first on this rank; or fp16 overflows at every step.
             FailedElsewhere: another rank says so.
         """
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
+        rate = set_rate(self.engine, rate)
         self._own_norm = None
         batches = list(batches)
         try:
@@ -87,10 +89,11 @@ class Trainer:
         if self._config.precision != "fp16":
             if not (math.isfinite(norm) and math.isfinite(loss)):
                 self._explain(_what(loss, norm), batches)
-            return StepResult(loss=loss, grad_norm=norm, loss_scale=None, skipped=False)
+            return StepResult(loss=loss, rate=rate, grad_norm=norm, loss_scale=None, skipped=False)
         skipped = bool(self.engine.optimizer.overflow)
         self._count_skips(skipped)
-        return StepResult(loss=loss, grad_norm=norm, loss_scale=float(self.engine.optimizer.cur_scale), skipped=skipped)
+        scale = float(self.engine.optimizer.cur_scale)
+        return StepResult(loss=loss, rate=rate, grad_norm=norm, loss_scale=scale, skipped=skipped)
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> float:

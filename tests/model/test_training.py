@@ -203,7 +203,7 @@ def test_the_layer_that_first_gives_no_number_is_named_and_the_checkpoint_before
 ) -> None:
     run_file = write_tiny_run(tmp_path / "run", checkpoint_factor=2, hidden_dropout=0.0, gradient_accumulation_steps=2, **keys)
     said = two_ranks.run("tests.model.cases_training:refusal_with_infinity", run_file, 1, 3)
-    assert "step 3: the norm of the gradient is" in "".join(said)
+    assert re.match(r"step 3: the (loss|norm of the gradient) is (nan|inf): ", "".join(said))
     assert "the output of layers.1 is the first that is not finite, in micro-batch 2\n" in "".join(said)
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").glob("global_step*"))] == ["global_step2"]
     assert len(curve(tmp_path / "run")) == 2

@@ -137,5 +137,5 @@ def test_parameters_of_layers_are_those_of_the_network() -> None:
 
     found = config(2, no_weight_tying=True, pos_emb="rotary", gpt_j_residual=True, gpt_j_tied=True)
     network = GPT(found, 500)
-    counts = tuple(sum(p.numel() for p in layer.parameters()) for layer in network.layers)
+    counts = tuple(sum(p.numel() for p in layer.parameters()) for layer in (*network.layers, network.head))
     assert layer_parameters(found, network.padded_vocab_size) == counts

@@ -146,5 +146,5 @@ def test_rules_between_keys(keys: dict[str, Any], key: str) -> None:
 
 
 def test_a_planned_key_of_the_network_is_not_advised_away() -> None:
-    (problem,) = RunConfig.from_keys(SMALL | {"num_kv_heads": 2}).untrained()
+    (problem,) = RunConfig.from_keys(SMALL | {"sliding_window_width": 2}).untrained()
     assert problem.fix == "wait for a later release: without it this is another network"

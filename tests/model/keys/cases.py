@@ -16,7 +16,11 @@ from model.config import RunConfig, RunFile, write_run
 from model.config.deepspeed_sections import CommsLogger, FlopsProfiler
 from model.config.keys import Section, Status, status_of
 from model.engine.settings import deepspeed_settings
+from model.gpt import GPT
+from model.parallel.groups import make_groups
+from tests.model.cases_engine import make_trainer
 from tests.model.cases_training import train
+from tests.model.networks import VOCAB, small_batch, small_config
 
 
 def train_here(folder: Path, keys: dict[str, Any]) -> dict[str, Any]:
@@ -95,3 +99,25 @@ def _fields(name: str, section: Any) -> dict[str, Any]:
             found[dotted] = value.model_dump(mode="json", exclude_unset=True)
             found |= _fields(dotted, value)
     return found
+
+
+def stream(keys: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of what the second block is given."""
+    config = small_config(**keys)
+    layout = config.layout(dist.get_world_size())
+    groups = make_groups(layout, dist.get_rank(), sequence_parallel=config.parallelism.sequence_parallel)
+    network = GPT(config, VOCAB, groups)
+    shapes: list[tuple[int, ...]] = []
+    network.layers[2].register_forward_pre_hook(lambda block, given: shapes.append(tuple(given[0].x.shape)))
+    network(small_batch())
+    return shapes[0]
+
+
+def recomputation(keys: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The function that recomputes, and the settings of DeepSpeed's."""
+    from deepspeed.runtime.activation_checkpointing import checkpointing
+
+    trainer = make_trainer(keys)
+    names = ("PARTITION_ACTIVATIONS", "CONTIGUOUS_CHECKPOINTING", "CPU_CHECKPOINT", "SYNCHRONIZE", "PROFILE_TIME")
+    name = getattr(trainer.model.recompute, "__name__", "checkpoint")
+    return name, {name: getattr(checkpointing, name) for name in names}

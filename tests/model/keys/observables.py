@@ -20,6 +20,7 @@ from model.generate import read_prompts, sample
 from model.gpt import GPT
 from model.implementations import choose
 from model.optim import learning_rate, make_optimizer
+from model.parallel.groups import Groups
 from model.tokenizers import build_tokenizer
 from neox_hpc.render import render
 from tests import planning
@@ -59,6 +60,23 @@ def shapes(keys: dict[str, Any], here: Here) -> Any:
     """Names and shapes of parameters and buffers."""
     network = GPT(small_config(**keys), VOCAB)
     return {name: tuple(value.shape) for name, value in (*network.named_parameters(), *network.named_buffers())}
+
+
+def shapes_on_two_tensor_ranks(keys: dict[str, Any], here: Here) -> Any:
+    """Names and shapes of the parameters of the first of two tensor ranks."""
+    config = small_config(model_parallel_size=2, **keys)
+    network = GPT(config, VOCAB, Groups(layout=config.layout(2)))
+    return {name: tuple(value.shape) for name, value in network.named_parameters()}
+
+
+def stream(keys: dict[str, Any], here: Here) -> Any:
+    """The shape of what blocks are given on one of four tensor ranks."""
+    return here.four.run("tests.model.keys.cases:stream", keys)[0]
+
+
+def recomputation(keys: dict[str, Any], here: Here) -> Any:
+    """What recomputes the blocks, and how DeepSpeed stores what they begin from."""
+    return here.pool.run("tests.model.keys.cases:recomputation", keys)[0]
 
 
 def first_loss(keys: dict[str, Any], here: Here) -> Any:

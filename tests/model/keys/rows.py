@@ -71,6 +71,7 @@ OFFLOADED = SHAPE | {"zero_optimization": {"stage": 3, "offload_optimizer": NOWH
 ON_CPU = {"device": "cpu", "pin_memory": True}
 PARALLEL = {"gpt_j_residual": True}
 FOUR = {"num_layers": 4, "checkpoint_activations": True}
+STORED = SHAPE | {"checkpoint_activations": True}
 
 LIVE = (
     # the cut over GPUs, and the batch
@@ -108,12 +109,25 @@ LIVE = (
     Row("output_layer_init_method", "normal", "wang_init", see.first_loss),
     Row("init_method_std", 0.02, 0.2, see.first_loss),
     Row("seed", 1, 2, see.first_loss),
+    Row("z_loss", 0.0, 0.1, see.first_loss),
+    Row("num_kv_heads", None, 2, see.shapes),
+    Row("output_layer_parallelism", "column", "row", see.shapes_on_two_tensor_ranks),
+    Row("sequence_parallel", False, True, see.stream, {"model_parallel_size": 4}),
+    Row("apply_query_key_layer_scaling", False, True, see.bf16_logits, {"num_layers": 4}),
     Row("attention_softmax_in_fp32", False, True, see.bf16_logits),
     Row("attention_config", ["global", "global"], [[["flash"], "all"]], see.implementations),
     Row("scaled_upper_triang_masked_softmax_fusion", False, True, see.implementations),
     Row("bias_gelu_fusion", False, True, see.implementations),
     Row("checkpoint_activations", False, True, see.recomputed),
     Row("checkpoint_num_layers", 1, 2, see.recomputed, FOUR),
+    Row("neox_hpc", {"recompute_granularity": "full"}, {"recompute_granularity": "selective"}, see.recomputed, FOUR),
+    Row("neox_hpc.recompute_granularity", "full", "selective", see.recomputed, FOUR),
+    Row("deepspeed_activation_checkpointing", False, True, see.recomputation, STORED),
+    Row("partition_activations", False, True, see.recomputation, STORED),
+    Row("contiguous_checkpointing", False, True, see.recomputation, STORED | {"partition_activations": True}),
+    Row("checkpoint_in_cpu", False, True, see.recomputation, STORED | {"partition_activations": True}),
+    Row("synchronize_each_layer", False, True, see.recomputation, STORED),
+    Row("profile_backward", False, True, see.recomputation, STORED),
     # the optimizer and its rate
     Row("lr_decay_style", "linear", "cosine", see.rate_curve),
     Row("lr_decay_iters", 10, 20, see.rate_curve),
