@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ def train_run(run: RunFile, run_dir: Path, ranks: Ranks) -> None:
     if run.world_size not in (None, ranks.world_size):
         raise ValueError(f"the run was planned for {run.world_size} ranks, {ranks.world_size} were started")
     device = choose_device(run.device, ranks)
-    join_ranks(device, run.config.training.distributed_backend)
+    join_ranks(device, run.config.training.distributed_backend, _timeout(run.config))
     train_joined(run, run_dir, ranks, device)
     leave_ranks()  # a rank that fails does not: first it says why
 
@@ -58,7 +59,11 @@ def train_joined(run: RunFile, run_dir: Path, ranks: Ranks, device: torch.device
     tokenizer = build_tokenizer(config.tokenizer)
     keys = config.parallelism
     groups = make_groups(
-        layout, ranks.rank, sequence_parallel=keys.sequence_parallel, reduce_in_fp32=config.deepspeed.fp32_allreduce
+        layout,
+        ranks.rank,
+        sequence_parallel=keys.sequence_parallel,
+        reduce_in_fp32=config.deepspeed.fp32_allreduce,
+        timeout=_timeout(config),
     )
     _agree(run, groups)
     data = _open_data(config, batch, run_dir, groups, tokenizer)
@@ -222,6 +227,10 @@ def _agree(run: RunFile, groups: Groups) -> None:
         if theirs != everyone[0][0]:
             first = everyone[0][1]
             raise ValueError(f"rank {rank} on {host} has another run.json than rank 0 on {first}: is the file system shared?")
+
+
+def _timeout(config: RunConfig) -> timedelta:
+    return timedelta(minutes=config.own.neox_hpc.collective_timeout_minutes)
 
 
 def _fused_dropout_seed(seed: int, step: int, rank: int) -> int:

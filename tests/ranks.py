@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import traceback
+from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -24,6 +25,10 @@ START_S = 120.0
 
 GRACE_S = 5.0
 """Time that the other ranks get to report once one has failed; they may wait for it in a collective."""
+
+
+TIMEOUT = timedelta(minutes=5)
+"""Of collectives between ranks that cases join once more."""
 
 
 class RankFailure(AssertionError):

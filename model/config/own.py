@@ -14,6 +14,9 @@ from model.config.keys import Section, live, planned
 class NeoxHpc(Section):
     """``neox_hpc:``"""
 
+    collective_timeout_minutes: float = live(
+        10.0, gt=0, doc="How long a rank waits for another one in a collective before it fails; a dead one is noticed at once."
+    )
     recompute_granularity: Literal["full", "selective"] = live(
         "full",
         doc="What checkpoint_activations computes again: whole blocks, or attention and activation only (arXiv:2205.05198).",

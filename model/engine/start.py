@@ -12,9 +12,6 @@ import torch.distributed as dist
 
 from model.ranks import Ranks
 
-JOIN_TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for another one in a collective before it fails."""
-
 
 def choose_device(wanted: Literal["cpu", "gpu"] | None, ranks: Ranks) -> torch.device:
     """The device of this rank: its local rank's GPU, or the CPU.
@@ -36,8 +33,8 @@ def choose_device(wanted: Literal["cpu", "gpu"] | None, ranks: Ranks) -> torch.d
     return torch.device("cuda", ranks.local_rank)
 
 
-def join_ranks(device: torch.device, backend: str) -> None:
-    """Make the world's process group, and DeepSpeed's on top of it.
+def join_ranks(device: torch.device, backend: str, timeout: timedelta) -> None:
+    """Make the world's process group, and DeepSpeed's on top of it.  A rank waits for the others up to ``timeout``.
 
     The operation deepspeed_shm_comm is taken out first: it would be compiled for 100 s at its first use, and every rank would
     leave 66 MiB in /dev/shm for ever (seen with DeepSpeed 0.19.8 on CPU).
@@ -49,12 +46,12 @@ def join_ranks(device: torch.device, backend: str) -> None:
         os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)
     if not dist.is_initialized():
         chosen = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
-        dist.init_process_group(chosen, timeout=JOIN_TIMEOUT)
+        dist.init_process_group(chosen, timeout=timeout)
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), timeout=timeout, auto_mpi_discovery=False, verbose=False)
 
 
 def leave_ranks() -> None:

@@ -72,7 +72,7 @@ class Trainer:
             )[0]
 
     def train_step(self, batches: Iterable[Batch], rate: float) -> StepResult:
-        """One optimizer step over the micro-batches of this rank at learning rate ``rate`` (or DeepSpeed's schedule's, if there is one).
+        """One optimizer step over the micro-batches of this rank at learning rate ``rate``, or at that of DeepSpeed's schedule.
 
         Raises:
             FloatingPointError: the loss is no number, first on this rank; or fp16 overflows at every step.

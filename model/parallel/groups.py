@@ -6,6 +6,7 @@ Changes when the mesh gets another axis or order.  *Axis* is an axis of the mesh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch.distributed as dist
 
@@ -66,7 +67,9 @@ def one_rank() -> Groups:
     return Groups(layout=Layout(world_size=1))
 
 
-def make_groups(layout: Layout, rank: int, *, sequence_parallel: bool = False, reduce_in_fp32: bool = False) -> Groups:
+def make_groups(
+    layout: Layout, rank: int, *, sequence_parallel: bool = False, reduce_in_fp32: bool = False, timeout: timedelta | None = None
+) -> Groups:
     """Make the process groups of every axis.  Collective: all ranks call it in the same order.
 
     Rank order is Megatron-LM's: rank = tensor + T (data + D pipe).
@@ -79,23 +82,25 @@ def make_groups(layout: Layout, rank: int, *, sequence_parallel: bool = False, r
     return Groups(
         layout=layout,
         rank=rank,
-        tensor_group=_group(rank, layout, [[cell(t, d, p) for t in tensor] for p in pipe for d in data]),
-        pipe_group=_group(rank, layout, [[cell(t, d, p) for p in pipe] for d in data for t in tensor]),
-        data_group=_group(rank, layout, [[cell(t, d, p) for d in data] for p in pipe for t in tensor]),
-        model_group=_group(rank, layout, [[cell(t, d, p) for p in pipe for t in tensor] for d in data]),
-        ends_group=_group(rank, layout, [[cell(t, d, p) for p in sorted({0, layout.pipe - 1})] for d in data for t in tensor]),
+        tensor_group=_group(rank, layout, timeout, [[cell(t, d, p) for t in tensor] for p in pipe for d in data]),
+        pipe_group=_group(rank, layout, timeout, [[cell(t, d, p) for p in pipe] for d in data for t in tensor]),
+        data_group=_group(rank, layout, timeout, [[cell(t, d, p) for d in data] for p in pipe for t in tensor]),
+        model_group=_group(rank, layout, timeout, [[cell(t, d, p) for p in pipe for t in tensor] for d in data]),
+        ends_group=_group(
+            rank, layout, timeout, [[cell(t, d, p) for p in sorted({0, layout.pipe - 1})] for d in data for t in tensor]
+        ),
         sequence_parallel=sequence_parallel and layout.tensor > 1,
         reduce_in_fp32=reduce_in_fp32,
     )
 
 
-def _group(rank: int, layout: Layout, rows: list[list[int]]) -> dist.ProcessGroup | None:
+def _group(rank: int, layout: Layout, timeout: timedelta | None, rows: list[list[int]]) -> dist.ProcessGroup | None:
     """The group of the row that holds ``rank``; every rank makes all rows, in this order."""
     mine = None
     for row in rows:
         if len(row) == 1:
             continue
-        group = dist.group.WORLD if len(row) == layout.world_size else dist.new_group(row)
+        group = dist.group.WORLD if len(row) == layout.world_size else dist.new_group(row, timeout=timeout)
         if rank in row:
             mine = group
     return mine

@@ -26,6 +26,7 @@ from model.engine.trainer import Trainer
 from model.gpt import GPT
 from model.parallel.groups import make_groups
 from tests.model.networks import small_batch
+from tests.ranks import TIMEOUT
 
 INTERNALS: dict[str, tuple[str, ...]] = {
     "DeepSpeedZeroOptimizer": (
@@ -68,7 +69,7 @@ INTERNALS: dict[str, tuple[str, ...]] = {
 
 
 def make_trainer(keys: dict[str, Any]) -> Trainer:
-    join_ranks(torch.device("cpu"), "gloo")
+    join_ranks(torch.device("cpu"), "gloo", TIMEOUT)
     config = RunConfig.from_keys(keys)
     groups = make_groups(config.layout(dist.get_world_size()), dist.get_rank())
     return Trainer(GPT(config, 512, groups), config, config.batch_sizes(groups.layout), groups, torch.device("cpu"))

@@ -26,6 +26,7 @@ from model.engine.start import join_ranks
 from model.engine.trainer import Trainer
 from model.gpt import GPT
 from model.parallel.groups import make_groups
+from tests.ranks import TIMEOUT
 
 STEPS = 3
 """The optimizer's moments appear in the first; the second and third are alike."""
@@ -36,7 +37,7 @@ LET_GO_S = 0.001
 def peak_of_training(keys: dict[str, Any], vocab: int, device: str = "cpu") -> int:
     """Most bytes of tensors that this rank holds over the steps of a training, its network and engine included."""
     where = torch.device(device)
-    join_ranks(where, "gloo" if device == "cpu" else "nccl")
+    join_ranks(where, "gloo" if device == "cpu" else "nccl", TIMEOUT)
     gc.collect()
     return peak_bytes(lambda: train(keys, vocab, where), where)
 

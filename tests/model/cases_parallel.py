@@ -77,19 +77,20 @@ def dropout_on_tensor_ranks() -> tuple[float, float]:
     return value.item(), float(norm.weight.grad.norm())
 
 
-def samples(keys: dict[str, Any]) -> tuple[list[Continuation], list[Continuation]]:
+def samples(keys: dict[str, Any], pipe: int = 1) -> tuple[list[Continuation], list[Continuation]]:
     """What the cut and the whole network write after the same contexts, in fp64."""
     contexts = torch.randint(1, VOCAB, (4, 5), generator=torch.Generator().manual_seed(4))
     numbers = torch.stack([uniforms(9, number, 12) for number in range(4)])
     wanted = Generation(temperature=2.0, top_k=20)
-    cut, whole = (continue_together(n.double().eval(), contexts, numbers, wanted, eod=None) for n in _both(keys))
+    cut, whole = (continue_together(n.double().eval(), contexts, numbers, wanted, eod=None) for n in _both(keys, pipe))
     return cut, whole
 
 
-def _both(keys: dict[str, Any]) -> tuple[GPT, GPT]:
-    tensor = dist.get_world_size()
-    config = small_config(**keys, model_parallel_size=tensor, make_vocab_size_divisible_by=64 // tensor)
-    groups = make_groups(config.layout(tensor), dist.get_rank())
+def _both(keys: dict[str, Any], pipe: int = 1) -> tuple[GPT, GPT]:
+    tensor = dist.get_world_size() // pipe
+    cut = {"model_parallel_size": tensor, "pipe_parallel_size": pipe, "make_vocab_size_divisible_by": 64 // tensor}
+    config = small_config(**keys, **cut)
+    groups = make_groups(config.layout(dist.get_world_size()), dist.get_rank())
     return GPT(config, VOCAB, groups), GPT(config, VOCAB, one_rank())
 
 

@@ -20,12 +20,13 @@ from model.layers.cache import LayerCache
 from model.layers.stage import Stage
 from model.ranks import Ranks
 from model.training import train_joined
+from tests.ranks import TIMEOUT
 
 
 def train(run_file: Path) -> None:
     """Train a run on the ranks of the pool."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    join_ranks(torch.device("cpu"), "gloo")
+    join_ranks(torch.device("cpu"), "gloo", TIMEOUT)
     with mock.patch.object(functional, "linear", functional.linear):  # ZeRO-3 puts its own there, for good
         train_joined(read_run(run_file), run_file.parent, Ranks(rank=rank, world_size=world, local_rank=rank), torch.device("cpu"))
 

@@ -60,6 +60,12 @@ def test_tensor_ranks_write_the_samples_of_one_rank(two_ranks: RankPool, name: s
     assert first == second == whole
 
 
+@pytest.mark.parametrize("keys", [{"num_layers": 3}, VARIANTS["parallel, tied norm, tied head"], {"num_kv_heads": 1}])
+def test_pipeline_stages_write_the_samples_of_one_rank(four_ranks: RankPool, keys: dict[str, Any]) -> None:
+    answers = four_ranks.run(f"{CASES}:samples", keys, 2)
+    assert all(cut == answers[0][1] for cut, _ in answers)
+
+
 def test_parameters_carry_their_names_shapes_and_slices() -> None:
     network = GPT(small_config(gpt_j_residual=True, gpt_j_tied=True), VOCAB)
     shapes = {p.global_name: p.global_shape for p in global_parameters(network)}

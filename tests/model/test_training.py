@@ -277,6 +277,25 @@ def test_a_killed_rank_ends_the_others_and_the_run_continues_bit_for_bit(tmp_pat
     assert set(load_weights(run_dir / "checkpoints" / "global_step60")) == names
 
 
+def test_a_rank_that_hangs_ends_the_others_within_the_time_out(tmp_path: Path) -> None:
+    """In a pipeline, where ranks wait for each other in point-to-point exchanges as well."""
+    keys = {"train_iters": 5000, "pipe_parallel_size": 2, "save": None, "neox_hpc": {"collective_timeout_minutes": 0.2}}
+    run_dir = tmp_path / "run"
+    ranks = start_two(write_tiny_run(run_dir, **keys), tmp_path / "1")
+    metrics = run_dir / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while (not metrics.exists() or metrics.read_text().count("\n") < 3) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ranks[1].send_signal(signal.SIGSTOP)
+    try:
+        output = ranks[0].communicate(timeout=60)[0]
+    finally:
+        ranks[1].kill()
+        ranks[1].communicate()
+    assert ranks[0].returncode == 1
+    assert (tmp_path / "1" / "rank0.error").read_text().startswith(LOST), output
+
+
 def test_a_mistake_of_the_user_ends_with_2_and_without_a_traceback(tmp_path: Path) -> None:
     attempt = tmp_path / "attempt"
     attempt.mkdir()

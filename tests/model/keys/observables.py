@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,8 +195,10 @@ def backend(keys: dict[str, Any], here: Here) -> Any:
         mock.patch.dict("sys.modules", deepspeed=deepspeed),
         mock.patch.dict("os.environ"),
     ):
-        join_ranks(torch.device("cuda", 0), small_config(**keys).training.distributed_backend)
-    return asked.call_args.args
+        config = small_config(**keys)
+        minutes = config.own.neox_hpc.collective_timeout_minutes
+        join_ranks(torch.device("cuda", 0), config.training.distributed_backend, timedelta(minutes=minutes))
+    return asked.call_args
 
 
 # Data and text -----------------------------------------------------------------------------------------------------------
