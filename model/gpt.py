@@ -90,6 +90,9 @@ class GPT(nn.Module):
         self.padded_vocab_size = config.padded_vocab_size(vocab_size)
         self.groups = groups or one_rank()
         self.implementations = choose(config, device or torch.device("cpu"))
+        if self.groups.sequence_parallel and config.architecture.seq_length % self.groups.layout.tensor:
+            asked = f"model_parallel_size {self.groups.layout.tensor} with sequence_parallel"
+            raise ValueError(f"seq_length {config.architecture.seq_length} is not a multiple of {asked}")
         sizes = layer_parameters(config, self.padded_vocab_size)
         bounds = stage_bounds(config, self.groups.layout.pipe, parameters=sizes)
         here = bounds[self.groups.pipe_rank]
