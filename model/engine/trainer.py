@@ -26,6 +26,8 @@ from model.optim import make_optimizer
 from model.parallel.groups import Groups
 from model.parallel.parameters import global_parameters
 
+SMALLEST = "loss scale already at minimum"
+"""Of the message by which DeepSpeed's loss scaler gives up."""
 SKIPS = 50
 """Steps in a row that may overflow in fp16 (GPT-NeoX's number)."""
 
@@ -85,6 +87,10 @@ class Trainer:
             loss = float(self._train_stages(batches) if self._staged else self._train_whole(batches))
         except _NotFinite as error:
             self._explain(error.what, batches)
+        except Exception as error:
+            if SMALLEST not in str(error):
+                raise
+            self._stop_overflowing("the fp16 gradient overflowed at the smallest loss scale (min_loss_scale)")
         norm = self._own_norm if self._own_norm is not None else float(self.engine.get_global_grad_norm() or 0.0)
         if self._config.precision != "fp16":
             if not (math.isfinite(norm) and math.isfinite(loss)):
@@ -152,12 +158,14 @@ class Trainer:
     def _count_skips(self, skipped: bool) -> None:
         """Stop a run whose gradient overflows at every step; all ranks see the same."""
         self._skips = self._skips + 1 if skipped else 0
-        if self._skips < SKIPS:
-            return
+        if self._skips >= SKIPS:
+            self._stop_overflowing(f"the fp16 gradient overflowed {SKIPS} steps in a row")
+
+    def _stop_overflowing(self, what: str) -> NoReturn:
+        """All ranks have seen the same; the first says so."""
         if self._groups.rank:
             raise FailedElsewhere(rank=0, status=1)
-        fix = "train in bfloat16, or lower the learning rate"
-        raise FloatingPointError(f"the fp16 gradient overflowed {SKIPS} steps in a row\n  fix: {fix}")
+        raise FloatingPointError(f"{what}\n  fix: train in bfloat16, or lower the learning rate")
 
     def _explain(self, what: str, batches: Sequence[Batch]) -> NoReturn:
         """The rank that met it first says where; the others stop with it.  Collective."""

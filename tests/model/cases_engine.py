@@ -23,6 +23,7 @@ from model.engine.schedule import restore_schedule, set_rate
 from model.engine.settings import deepspeed_settings
 from model.engine.start import join_ranks
 from model.engine.trainer import Trainer
+from model.failure import FailedElsewhere
 from model.gpt import GPT
 from model.parallel.groups import make_groups
 from tests.model.networks import small_batch
@@ -182,6 +183,20 @@ def stored_names(keys: dict[str, Any], folder: Path) -> list[str]:
     found = fragments_of(trainer.engine)
     path = save_checkpoint(folder, 1, found, progress_of(trainer.engine), groups, **told)  # type: ignore[arg-type]
     return sorted({piece.name for piece in read_manifest(path).slices})
+
+
+def smallest_scale(keys: dict[str, Any]) -> str:
+    """What is said when DeepSpeed's scaler, at its smallest scale, meets another overflow."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    trainer = make_trainer(keys)
+    scaler = DynamicLossScaler(init_scale=1, scale_window=2, min_scale=1, delayed_shift=1, consecutive_hysteresis=False)
+    with mock.patch.object(trainer, "_train_whole", side_effect=lambda batches: scaler.update_scale(True)):
+        try:
+            trainer.train_step([], 0.1)
+        except (FloatingPointError, FailedElsewhere) as error:
+            return str(error)
+    raise AssertionError("it went on")
 
 
 def deepspeed_says(keys: dict[str, Any]) -> dict[str, Any]:

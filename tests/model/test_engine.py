@@ -190,6 +190,16 @@ def test_a_linear_warm_up_of_deepspeeds_has_the_rates_of_its_formula(two_ranks: 
     assert [rate for rate, _ in whole] == pytest.approx([0, 0, 0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
 
 
+def test_a_run_follows_deepspeeds_schedule_through_an_interruption(tmp_path: Path, two_ranks: RankPool) -> None:
+    keys: dict[str, Any] = {"train_iters": 8, "scheduler": {"type": "WarmupLR", "params": SCHEDULES["WarmupLR"]}}
+    two_ranks.run(TRAIN, write_tiny_run(tmp_path / "whole", **keys))
+    two_ranks.run(TRAIN, write_tiny_run(tmp_path / "cut", exit_interval=5, **keys))
+    two_ranks.run(TRAIN, write_tiny_run(tmp_path / "cut", **keys))
+    assert curve(tmp_path / "whole", "lr") == pytest.approx([0, 0, 0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+    for key in ("lr", "loss"):
+        assert curve(tmp_path / "cut", key) == curve(tmp_path / "whole", key)
+
+
 def test_without_a_schedule_of_deepspeeds_the_rate_is_ours(two_ranks: RankPool) -> None:
     whole, continued = two_ranks.run(f"{CASES}:rates", KEYS, 3, 1)[0]
     assert [rate for rate, _ in whole] == [0.5, 1.5, 2.5]

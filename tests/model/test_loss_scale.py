@@ -106,5 +106,11 @@ def test_a_checkpoint_keeps_all_that_moves_the_scale(scaler: Callable[..., list[
         assert scaler(keys, overflows, cut) == scaler(keys, overflows)
 
 
+def test_an_overflow_at_the_smallest_scale_ends_the_run_with_a_fix(rank_pool: Callable[[int], RankPool]) -> None:
+    first, other = rank_pool(2).run("tests.model.cases_engine:smallest_scale", KEYS)
+    assert first.startswith("the fp16 gradient overflowed at the smallest loss scale (min_loss_scale)\n  fix: ")
+    assert "overflowed" not in other
+
+
 def test_a_fixed_scale_does_not_move(scaler: Callable[..., list[float | str]]) -> None:
     assert set(scaler(KEYS | {"fp16": {"enabled": True, "loss_scale": 128.0}}, sequence(0))) == {128.0}
