@@ -172,8 +172,11 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("zero", [{}, ZERO_1, ZERO_3], ids=["ZeRO-0", "ZeRO-1", "ZeRO-3"])
-@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize(
+    ("kind", "zero"),
+    [*((kind, ZERO_1) for kind in SCHEDULES), ("WarmupLR", {}), ("OneCycle", ZERO_3)],
+    ids=lambda value: value if isinstance(value, str) else str(value.get("zero_optimization", "")),
+)
 def test_a_run_with_deepspeeds_schedule_continues_at_the_rates_of_the_uninterrupted_one(
     two_ranks: RankPool, kind: str, zero: dict[str, Any]
 ) -> None:
