@@ -543,9 +543,6 @@ def _check_tensor(loaded: Loaded) -> Iterator[Problem]:
         wrong = f"num_kv_heads {kv_heads} can neither be cut over model_parallel_size {tensor} nor copied evenly to its ranks"
         fix = f"write a multiple or a divisor of {tensor}, or another model_parallel_size"
         yield Problem(loaded.where("num_kv_heads"), wrong, fix)
-    if shape.output_layer_parallelism == "row" and not shape.no_weight_tying:
-        wrong = "row cuts the head along its width, and a tied head is the embedding's matrix, cut along the vocabulary"
-        yield Problem(loaded.where("output_layer_parallelism"), wrong, "write column, or no_weight_tying: true")
 
 
 def _check_stages(loaded: Loaded, vocab: int) -> Iterator[Problem]:

@@ -110,7 +110,7 @@ config = RunConfig.from_keys(KEYS)
 model = GPT(config, 512)
 optimizer = make_optimizer(config, model.parameters())
 tokens = torch.randint(0, 512, (2, 33))
-batch = Batch(tokens_BS=tokens[:, :-1], labels_BS=tokens[:, 1:], loss_mask_BS=torch.ones(2, 32))
+batch = Batch(tokens_BS=tokens[:, :-1], labels_BS=tokens[:, 1:], loss_mask_BS=torch.ones(2, 32), sample_B=torch.arange(2))
 before = model(batch)
 before.backward()
 for group in optimizer.param_groups:

@@ -12,6 +12,7 @@ from neox_hpc.plan import run_name
 from neox_hpc.probe import Facts, Machine
 from tests.planning import TWO_CORES, plan, planned, planned_shipped, site, slurm, wrongs
 
+ROW_HEAD = {"output_layer_parallelism": "row", "no_weight_tying": True}
 SAVED = {"save": None, "checkpoint_factor": None}
 
 
@@ -257,15 +258,9 @@ WRONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
     ),
     "width_that_a_row_head_cannot_cut": (
         slurm(),
-        {"model_parallel_size": 4, "hidden_size": 66, "num_attention_heads": 6, "output_layer_parallelism": "row"},
+        {"model_parallel_size": 4, "hidden_size": 66, "num_attention_heads": 6} | ROW_HEAD,
         {},
         "hidden_size: hidden_size 66 cannot be cut over model_parallel_size 4",
-    ),
-    "row_head_that_is_tied": (
-        slurm(),
-        {"model_parallel_size": 2, "output_layer_parallelism": "row"},
-        {},
-        "output_layer_parallelism: row cuts the head along its width, and a tied head is the embedding's matrix",
     ),
     "gpus_of_a_node_that_differ": (
         slurm(),
@@ -354,7 +349,7 @@ def test_plan_refuses(name: str) -> None:
         {"model_parallel_size": 4, "num_kv_heads": 1},
         {"model_parallel_size": 2, "num_attention_heads": 8, "num_kv_heads": 4},
         {"model_parallel_size": 4, "sequence_parallel": True},
-        {"model_parallel_size": 4, "output_layer_parallelism": "row", "no_weight_tying": True},
+        {"model_parallel_size": 4} | ROW_HEAD,
     ],
     ids=str,
 )

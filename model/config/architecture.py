@@ -139,8 +139,8 @@ class Architecture(Section):
             raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_attention_heads {self.num_attention_heads}")
         if self.output_layer_parallelism == "row" and not self.no_weight_tying:
             raise ValueError(
-                "output_layer_parallelism row cuts the head along its width, and a tied one is cut along the vocabulary as the "
-                "embedding is: write no_weight_tying: true, or output_layer_parallelism: column"
+                "output_layer_parallelism row cuts the head along its width, and a tied one is cut as the embedding is: "
+                "write no_weight_tying: true, or output_layer_parallelism: column"
             )
         if self.attention_config is not None and len(self.attention_config) != self.num_layers:
             raise ValueError(f"attention_config names {len(self.attention_config)} layers, num_layers is {self.num_layers}")

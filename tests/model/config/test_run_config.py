@@ -86,6 +86,28 @@ def test_precision_comes_from_any_of_its_three_spellings(keys: dict[str, Any], p
     assert (config.precision, config.zero_stage) == (precision, stage)
 
 
+@pytest.mark.parametrize(
+    ("keys", "key", "wrong"),
+    [
+        ({"output_layer_parallelism": "row"}, "output_layer_parallelism", "a tied one is cut as the embedding is"),
+        ({"num_kv_heads": 3}, "num_kv_heads", "num_kv_heads 3 does not divide num_attention_heads 4"),
+        (
+            {"checkpoint_activations": True, "partition_activations": True, "deepspeed_activation_checkpointing": False},
+            "partition_activations",
+            "deepspeed_activation_checkpointing is false",
+        ),
+        (
+            {"checkpoint_activations": True, "checkpoint_in_cpu": True, "neox_hpc": {"recompute_granularity": "selective"}},
+            "checkpoint_in_cpu",
+            "is of whole blocks",
+        ),
+        ({"checkpoint_activations": True, "contiguous_checkpointing": True}, "contiguous_checkpointing", "what it has partitioned"),
+    ],
+)
+def test_keys_of_the_parallel_model_that_exclude_each_other_are_refused(keys: dict[str, Any], key: str, wrong: str) -> None:
+    assert wrong in problems_of(**keys)[key]
+
+
 def test_two_precisions_are_a_contradiction() -> None:
     assert "precision says fp32, bf16.enabled says bfloat16" in problems_of(precision="fp32", bf16={"enabled": True})["precision"]
 
