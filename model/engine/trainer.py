@@ -54,6 +54,11 @@ class Trainer:
     def __init__(self, model: GPT, config: RunConfig, batch: BatchSizes, groups: Groups, device: torch.device) -> None:
         import deepspeed
 
+        if groups.layout.pipe > 1 and config.zero_stage > 1:  # DeepSpeed asserts it, when everything has been built
+            raise ValueError(
+                f"zero_optimization.stage {config.zero_stage} cannot be combined with {groups.layout.pipe} pipeline stages\n"
+                "  fix: write stage: 1, or pipe_parallel_size: 1"
+            )
         self.model, self.device = model, device
         self._config, self._groups = config, groups
         self._skips = 0

@@ -209,6 +209,11 @@ def test_the_layer_that_first_gives_no_number_is_named_and_the_checkpoint_before
     assert len(curve(tmp_path / "run")) == 2
 
 
+def test_stages_with_partitioned_gradients_are_refused_by_the_training_too(tmp_path: Path, two_ranks: RankPool) -> None:
+    run_file = write_tiny_run(tmp_path / "run", pipe_parallel_size=2, zero_optimization={"stage": 2})
+    assert "zero_optimization.stage 2 cannot be combined with 2 pipeline stages\n  fix: " in two_ranks.run(REFUSAL, run_file)[0]
+
+
 def test_a_load_directory_without_a_checkpoint_is_an_error(tmp_path: Path, two_ranks: RankPool) -> None:
     said = two_ranks.run(REFUSAL, write_tiny_run(tmp_path / "run", load=str(tmp_path)))
     assert said == [f"load: {tmp_path} holds no checkpoint\n  fix: name a directory that a run saved to, or remove load", ""]
