@@ -97,11 +97,11 @@ def _sizes(config: RunConfig, layout: Layout, batch: BatchSizes) -> _Sizes:
 def _kept_by_blocks(config: RunConfig, sizes: _Sizes, blocks: int, device: Device) -> tuple[int, int]:
     """What all blocks of a stage keep, and what one of them (or one group that is recomputed) works in."""
     block, work = _block(config, sizes, device), _work(config, sizes)
-    training = config.training
-    if not training.checkpoint_activations or not blocks:
+    if config.recomputes != "full" or not blocks:
         return blocks * block, work if blocks else 0
-    together = min(training.checkpoint_num_layers, blocks)
-    return -(-blocks // together) * sizes.residual, together * block + work
+    together, training = min(config.training.checkpoint_num_layers, blocks), config.training
+    stored = sizes.residual // (sizes.tensor if training.partition_activations and training.deepspeed_activation_checkpointing else 1)
+    return -(-blocks // together) * stored, together * block + work
 
 
 def _block(config: RunConfig, sizes: _Sizes, device: Device) -> int:
@@ -141,13 +141,21 @@ def _work(config: RunConfig, sizes: _Sizes) -> int:
 
 
 def _loss(config: RunConfig, layout: Layout, batch: BatchSizes, padded_vocab: int, device: Device) -> tuple[int, int]:
-    """While the loss is computed, and what it leaves behind: the gradients of its input and of the head's matrix, in fp32."""
+    """While the loss is computed, and what it leaves behind: the gradients of its input and of the head's matrix (in fp32).
+
+    Two buffers of a chunk's logits; on a CPU products are in fp32, from copies of the input and the matrix; on a GPU the matrix's
+    gradient is added up in fp32 from terms in 16 bits.
+    """
     shape = config.architecture
+    row = shape.output_layer_parallelism == "row"
     tokens, width = shape.seq_length * batch.micro, 4 if config.precision == "fp32" else 2
-    columns = padded_vocab // layout.tensor
+    products = 4 if device == "cpu" else width
+    columns, inputs = (padded_vocab, shape.hidden_size // layout.tensor) if row else (padded_vocab // layout.tensor, shape.hidden_size)
+    matrix, stream = columns * inputs, tokens * inputs
     rows = min(tokens, max(CHUNK_ROWS, CHUNK[device] // columns))
-    matrix = columns * shape.hidden_size
-    stream = tokens * shape.hidden_size * width
-    logits = rows * columns * (width + (4 if width == 2 else 0))  # and in fp32
-    left = stream + 4 * matrix
-    return stream + left + logits + (width * matrix if width == 2 else 0), left
+    logits = rows * columns * (products + (products if config.deepspeed.fp16_lm_cross_entropy else 4))
+    copies = 0 if width == 4 else products * matrix + (4 * stream if device == "cpu" else 0)
+    whole = width * tokens * shape.hidden_size  # the final norm's output
+    if config.parallelism.sequence_parallel and layout.tensor > 1:
+        whole += whole // layout.tensor
+    return whole + 4 * matrix + products * stream + logits + copies, 4 * matrix + whole

@@ -56,7 +56,12 @@ def random_batch(config: RunConfig, sequences: int, vocab: int) -> Batch:
     """Tokens of which every label counts."""
     tokens = torch.randint(0, vocab, (sequences, config.architecture.seq_length + 1))
     mask = torch.ones(sequences, config.architecture.seq_length)
-    return Batch(tokens_BS=tokens[:, :-1].contiguous(), labels_BS=tokens[:, 1:].contiguous(), loss_mask_BS=mask)
+    return Batch(
+        tokens_BS=tokens[:, :-1].contiguous(),
+        labels_BS=tokens[:, 1:].contiguous(),
+        loss_mask_BS=mask,
+        sample_B=torch.arange(sequences),
+    )
 
 
 def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
