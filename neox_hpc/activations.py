@@ -34,6 +34,8 @@ class Activations:
     """While the head and the loss are computed, on the last stage; the gradients that they leave behind included."""
     after_loss: int
     """What the loss leaves behind until the backward pass has used it."""
+    passed: int
+    """What one stage hands to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class _Sizes:
     """The width of the MLP here."""
     scores: int
     """B N S S of this rank's heads."""
+    grouped: int
+    """The matrix of queries, keys and values, where they are made by two that are put together."""
     rows: int
     """A number in fp32 for each token."""
     tensor: int
@@ -72,7 +76,7 @@ def stage_activations(
     if last:
         ends += sizes.residual + 2 * sizes.rows  # the final norm's input
     loss, after = _loss(config, layout, batch, padded_vocab, device) if last else (0, 0)
-    return Activations(kept=kept + ends, work=work, loss=loss, after_loss=after)
+    return Activations(kept=kept + ends, work=work, loss=loss, after_loss=after, passed=sizes.residual)
 
 
 def _sizes(config: RunConfig, layout: Layout, batch: BatchSizes) -> _Sizes:
@@ -80,7 +84,7 @@ def _sizes(config: RunConfig, layout: Layout, batch: BatchSizes) -> _Sizes:
     width = 4 if config.precision == "fp32" else 2
     tokens = shape.seq_length * batch.micro
     heads = tokens * shape.hidden_size * width // tensor
-    kv_heads = max(shape.num_kv_heads or shape.num_attention_heads, tensor)
+    kv_heads = max(shape.kv_heads, tensor)  # where there are fewer than ranks, a rank uses one
     whole = tokens * shape.hidden_size * width
     return _Sizes(
         residual=whole // (tensor if config.parallelism.sequence_parallel else 1),
@@ -88,6 +92,7 @@ def _sizes(config: RunConfig, layout: Layout, batch: BatchSizes) -> _Sizes:
         heads=heads,
         keys=tokens * shape.head_size * kv_heads * width // tensor,
         inner=tokens * shape.ffn_size * width // tensor,
+        grouped=shape.hidden_size * (shape.hidden_size // tensor + 2 * shape.head_size * kv_heads // tensor) * width,
         scores=tokens * shape.seq_length * shape.num_attention_heads * width // tensor,
         rows=4 * tokens,
         tensor=tensor,
@@ -96,11 +101,13 @@ def _sizes(config: RunConfig, layout: Layout, batch: BatchSizes) -> _Sizes:
 
 def _kept_by_blocks(config: RunConfig, sizes: _Sizes, blocks: int, device: Device) -> tuple[int, int]:
     """What all blocks of a stage keep, and what one of them (or one group that is recomputed) works in."""
-    block, work = _block(config, sizes, device), _work(config, sizes)
+    block, work = _block(config, sizes, device), _work(config, sizes, device)
     if config.recomputes != "full" or not blocks:
         return blocks * block, work if blocks else 0
     together, training = min(config.training.checkpoint_num_layers, blocks), config.training
-    stored = sizes.residual // (sizes.tensor if training.partition_activations and training.deepspeed_activation_checkpointing else 1)
+    stored = sizes.residual // (
+        sizes.tensor if training.partition_activations and training.deepspeed_activation_checkpointing else 1
+    )
     return -(-blocks // together) * stored, together * block + work
 
 
@@ -119,24 +126,32 @@ def _block(config: RunConfig, sizes: _Sizes, device: Device) -> int:
 
 def _attention(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     """Queries, keys and values after the rotation; what comes out; probabilities where they exist."""
+    total = sizes.heads + 2 * sizes.keys + sizes.heads
+    if config.architecture.kv_heads != config.architecture.num_attention_heads:
+        total += sizes.heads + sizes.keys + sizes.grouped  # values are a view of all that was made, by one matrix put together
+    return total if config.recomputes == "selective" else total + _core(config, sizes, device)
+
+
+def _core(config: RunConfig, sizes: _Sizes, device: Device) -> int:
+    """What selective recomputation makes again: between queries, keys, values and what comes out."""
     shape = config.architecture
-    per_head = sizes.rows * shape.num_attention_heads // sizes.tensor
     if _fused(config):
-        copies = 2 if device == "cpu" else 1  # on a CPU it comes out head by head, and merging the heads copies
-        return sizes.heads + 2 * sizes.keys + copies * sizes.heads + per_head
-    wide = 2 if shape.attention_softmax_in_fp32 and config.precision != "fp32" else 1
-    probabilities = sizes.scores * (1 + (2 if wide == 2 else 0))
-    dropped = 2 * sizes.scores if shape.attention_dropout else 0
-    return wide * 2 * sizes.heads + sizes.heads + sizes.heads + probabilities + dropped
+        # on a CPU it comes out head by head, and merging the heads copies
+        return sizes.rows * shape.num_attention_heads // sizes.tensor + (sizes.heads if device == "cpu" else 0)
+    wide = shape.attention_softmax_in_fp32 and config.precision != "fp32"
+    total = 3 * sizes.scores + 2 * sizes.heads if wide else sizes.scores
+    return total + (2 * sizes.scores if shape.attention_dropout else 0)  # the mask, and what it leaves
 
 
 def _fused(config: RunConfig) -> bool:
     return config.architecture.scaled_upper_triang_masked_softmax_fusion or set(config.architecture.attention_kinds) <= FUSED_KINDS
 
 
-def _work(config: RunConfig, sizes: _Sizes) -> int:
+def _work(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     """While a block goes back: gradients of the stream, and of the MLP's activation, or of the scores and what made them."""
     scores = 0 if _fused(config) else 2 * sizes.scores
+    if config.recomputes == "selective":
+        scores += _core(config, sizes, device)
     return 2 * sizes.whole + max(sizes.inner, 3 * sizes.heads + scores)
 
 
@@ -150,7 +165,9 @@ def _loss(config: RunConfig, layout: Layout, batch: BatchSizes, padded_vocab: in
     row = shape.output_layer_parallelism == "row"
     tokens, width = shape.seq_length * batch.micro, 4 if config.precision == "fp32" else 2
     products = 4 if device == "cpu" else width
-    columns, inputs = (padded_vocab, shape.hidden_size // layout.tensor) if row else (padded_vocab // layout.tensor, shape.hidden_size)
+    columns, inputs = (
+        (padded_vocab, shape.hidden_size // layout.tensor) if row else (padded_vocab // layout.tensor, shape.hidden_size)
+    )
     matrix, stream = columns * inputs, tokens * inputs
     rows = min(tokens, max(CHUNK_ROWS, CHUNK[device] // columns))
     logits = rows * columns * (products + (products if config.deepspeed.fp16_lm_cross_entropy else 4))

@@ -6,16 +6,16 @@ the optimizer updates.  Each is counted from what DeepSpeed 0.19.8 allocates the
 the peak of real trainings over a grid of layouts (tests/test_memory.py): within 10 %.  What the allocator, libraries and
 communicators add is left to ``HEADROOM``.
 
-Legend: p parameters of the rank, d data-parallel ranks, m micro-batches of a step.  Sources beside DeepSpeed's: Rajbhandari et al.
+Legend: p parameters of the rank, d data-parallel ranks.  Sources beside DeepSpeed's: Rajbhandari et al.
 2020, "ZeRO", arXiv:1910.02054 (what each stage divides by d); Narayanan et al. 2021, arXiv:2104.04473, section 2.2 (a stage i of n
-holds min(n - i, m) micro-batches).
+holds min(n - i, m) of a step's m micro-batches).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from neox_hpc.activations import COUNTED_KINDS, Device, stage_activations
+from neox_hpc.activations import COUNTED_KINDS, Activations, Device, stage_activations
 from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig, layer_parameters, stage_bounds
 
 GIB = 2**30
@@ -76,12 +76,13 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rank:
-    """What the formulas are made of: parameters, data-parallel ranks, micro-batches, bytes of a weight."""
+    """What the formulas are made of: parameters, data-parallel ranks, bytes of a weight."""
 
     p: int
     d: int
-    m: int
     width: int
+    earlier: bool
+    """Micro-batches have left gradients when most activations are held."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ class _Held:
     weights: int
     optimizer: int
     kept_gradients: int
-    """Of earlier micro-batches, when the last one begins."""
+    """Of earlier micro-batches, when most activations are held."""
     gradients: int
     """When the backward pass is through, or its fullest bucket is."""
     gathered: int = 0
@@ -158,11 +159,11 @@ def _count(config: RunConfig, counts: tuple[int, ...], layers: range) -> int:
 
 
 def _stage(config: RunConfig, layout: Layout, batch: BatchSizes, padded: int, number: int, layers: range, device: Device) -> Memory:
-    rank = _rank(config, layout, batch, padded, layers)
-    activations = stage_activations(config, layout, batch, padded, layers, device)
     flying = min(layout.pipe - number, batch.accumulation)
+    rank = _rank(config, layout, padded, layers, earlier=batch.accumulation > flying)
+    activations = stage_activations(config, layout, batch, padded, layers, device)
     held = _held(config, layout, rank)
-    most = max(activations.loss, activations.after_loss + activations.work)
+    most = max(activations.loss, activations.after_loss + activations.work) + _passing(layout, number, flying, activations)
     moments: tuple[Moment, ...] = (
         *([_moment("gathering", held, held.kept_gradients, 0, 0, held.gathered + held.ahead)] if held.ahead else []),
         _moment("forward", held, held.kept_gradients, held.contiguous, flying * activations.kept + most, held.gathered),
@@ -177,6 +178,16 @@ def _stage(config: RunConfig, layout: Layout, batch: BatchSizes, padded: int, nu
     return Memory(layers=layers, moments=moments, states=states, host=host)
 
 
+def _passing(layout: Layout, number: int, flying: int, activations: Activations) -> int:
+    """Between stages (deepspeed/runtime/pipe/engine.py): outputs until their gradients come, and a stage's received inputs, their
+    copies and gradients."""
+    if layout.pipe == 1:
+        return 0
+    sent = flying if number < layout.pipe - 1 else 0
+    received = flying + 3 if number else 0
+    return (sent + received) * activations.passed
+
+
 def _moment(when: str, held: _Held, gradients: int, buffers: int, activations: int, gathered: int = 0) -> Moment:
     return Moment(
         when=when,
@@ -188,10 +199,10 @@ def _moment(when: str, held: _Held, gradients: int, buffers: int, activations: i
     )
 
 
-def _rank(config: RunConfig, layout: Layout, batch: BatchSizes, padded: int, layers: range) -> _Rank:
+def _rank(config: RunConfig, layout: Layout, padded: int, layers: range, *, earlier: bool) -> _Rank:
     counts = layer_parameters(config, padded, layout.tensor)
     p, width = _count(config, counts, layers), 4 if config.precision == "fp32" else 2
-    return _Rank(p=p, d=layout.data, m=batch.accumulation, width=width)
+    return _Rank(p=p, d=layout.data, width=width, earlier=earlier)
 
 
 def _held(config: RunConfig, layout: Layout, rank: _Rank) -> _Held:
@@ -214,7 +225,7 @@ def _plain(rank: _Rank) -> _Held:
     return _Held(
         weights=4 * p,
         optimizer=8 * p,
-        kept_gradients=4 * p if rank.m > 1 else 0,  # they are freed at the end of a step
+        kept_gradients=4 * p if rank.earlier else 0,  # they are freed at the end of a step
         gradients=4 * p,
         reducing=4 * min(p, FLAT_BUCKET),
         updated=4 * p,
@@ -232,7 +243,7 @@ def _bf16_optimizer(config: RunConfig, rank: _Rank) -> _Held:
     return _Held(
         weights=2 * p,
         optimizer=12 * p // rank.d,
-        kept_gradients=4 * p + (2 * p if rank.m > 1 else 0),
+        kept_gradients=4 * p + (2 * p if rank.earlier else 0),
         gradients=6 * p,
         reducing=(4 * p if p <= FLAT_BUCKET else 0) + sent,
         updated=6 * p,
@@ -250,13 +261,15 @@ def _zero12(config: RunConfig, rank: _Rank) -> _Held:
     wide = config.precision == "bfloat16"
     share = (4 if wide else width) * p // d
     contiguous = width * int(zero.reduce_bucket_size) * (2 if zero.overlap_comm else 1) if zero.contiguous_gradients else 0
-    partly = config.zero_stage == 2 or (zero.overlap_comm and rank.m == 1)  # reduced and freed in the course of the backward pass
+    partly = config.zero_stage == 2 or (
+        zero.overlap_comm and not rank.earlier
+    )  # reduced and freed in the course of the backward pass
     gradients = width * ((p - bucket) // d + bucket) if partly else width * p
-    added = share if wide or (config.zero_stage == 2 and rank.m > 1) else 0
+    added = share if wide or (config.zero_stage == 2 and rank.earlier) else 0
     return _Held(
         weights=width * p,
         optimizer=12 * p // d,
-        kept_gradients=(added if config.zero_stage == 2 else width * p) if rank.m > 1 else 0,
+        kept_gradients=(added if config.zero_stage == 2 else width * p) if rank.earlier else 0,
         gradients=gradients + added,
         contiguous=contiguous,
         reducing=contiguous + share if contiguous else width * bucket,

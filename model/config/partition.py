@@ -63,14 +63,15 @@ def layer_parameters(config: RunConfig, padded_vocab: int, tensor: int = 1) -> t
 
 def _block(shape: Architecture, tensor: int) -> int:
     hidden, inner = shape.hidden_size, shape.ffn_size
-    kv_heads = max(shape.num_kv_heads or shape.num_attention_heads, tensor)  # fewer than the ranks: each has one of them whole
-    heads_out = hidden + 2 * shape.head_size * kv_heads
+    key_values = 2 * shape.head_size * shape.kv_heads
+    shared = key_values if shape.kv_heads % tensor else 0  # fewer heads than ranks: every rank holds them all
     gates = 2 if shape.activation in GATED else 1
-    matrices = hidden * heads_out + hidden * hidden + (gates + 1) * hidden * inner
-    cut_biases = heads_out * shape.use_bias_in_attn_linear + gates * inner * shape.use_bias_in_mlp
-    whole_biases = hidden * shape.use_bias_in_attn_linear + hidden * shape.use_bias_in_mlp
+    cut_outputs = hidden + key_values - shared
+    cut = hidden * cut_outputs + hidden * hidden + (gates + 1) * hidden * inner
+    cut += cut_outputs * shape.use_bias_in_attn_linear + gates * inner * shape.use_bias_in_mlp
+    whole = hidden * shared + (shared + hidden) * shape.use_bias_in_attn_linear + hidden * shape.use_bias_in_mlp
     norms = 1 if shape.gpt_j_residual and shape.gpt_j_tied else 2
-    return (matrices + cut_biases) // tensor + whole_biases + norms * _norm(shape)
+    return cut // tensor + whole + norms * _norm(shape)
 
 
 def _norm(shape: Architecture) -> int:

@@ -45,7 +45,8 @@ def peak_of_training(keys: dict[str, Any], vocab: int, device: str = "cpu") -> i
 def train(keys: dict[str, Any], vocab: int, device: torch.device) -> None:
     """A few steps on random tokens."""
     config = RunConfig.from_keys(keys)
-    groups = make_groups(config.layout(dist.get_world_size()), dist.get_rank())
+    keys = config.parallelism
+    groups = make_groups(config.layout(dist.get_world_size()), dist.get_rank(), sequence_parallel=keys.sequence_parallel)
     sizes = config.batch_sizes(groups.layout)
     trainer = Trainer(GPT(config, vocab, groups).to(device), config, sizes, groups, device)
     for _ in range(STEPS):
