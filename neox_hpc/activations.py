@@ -8,6 +8,7 @@ Legend: T tokens of a micro-batch, D width, F width of the MLP, S sequence, N he
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ FUSED_KINDS = frozenset({"flash"})
 COUNTED_KINDS = frozenset({"global", "flash", "local"})
 """Kinds of attention whose blocks these formulas describe."""
 Device = Literal["cpu", "gpu"]
-CHUNK = {"cpu": 1 << 23, "gpu": 1 << 26}
+CHUNK = {"cpu": 3 << 23, "gpu": 1 << 26}
 """Logits that exist at one time, and the fewest rows of them (model/parallel/loss.py)."""
 CHUNK_ROWS = 64
 
@@ -158,8 +159,8 @@ def _work(config: RunConfig, sizes: _Sizes, device: Device) -> int:
 def _loss(config: RunConfig, layout: Layout, batch: BatchSizes, padded_vocab: int, device: Device) -> tuple[int, int]:
     """While the loss is computed, and what it leaves behind: the gradients of its input and of the head's matrix (in fp32).
 
-    Two buffers of a chunk's logits; on a CPU products are in fp32, from copies of the input and the matrix; on a GPU the matrix's
-    gradient is added up in fp32 from terms in 16 bits.
+    A buffer of a chunk's logits, and one in fp32 where they are in 16 bits.  On a CPU products are in fp32, from copies of the
+    input and the matrix; on a GPU the matrix's gradient is added up in fp32 from terms in 16 bits.
     """
     shape = config.architecture
     row = shape.output_layer_parallelism == "row"
@@ -169,8 +170,9 @@ def _loss(config: RunConfig, layout: Layout, batch: BatchSizes, padded_vocab: in
         (padded_vocab, shape.hidden_size // layout.tensor) if row else (padded_vocab // layout.tensor, shape.hidden_size)
     )
     matrix, stream = columns * inputs, tokens * inputs
-    rows = min(tokens, max(CHUNK_ROWS, CHUNK[device] // columns))
-    logits = rows * columns * (products + (products if config.deepspeed.fp16_lm_cross_entropy else 4))
+    chunks = math.ceil(tokens / max(CHUNK_ROWS, CHUNK[device] // columns))
+    wide = 4 if products == 2 and not config.deepspeed.fp16_lm_cross_entropy else 0
+    logits = math.ceil(tokens / chunks) * columns * (products + wide)
     copies = 0 if width == 4 else products * matrix + (4 * stream if device == "cpu" else 0)
     whole = width * tokens * shape.hidden_size  # the final norm's output
     if config.parallelism.sequence_parallel and layout.tensor > 1:

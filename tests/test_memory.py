@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from model.config import RunConfig
+from neox_hpc.activations import CHUNK
 from neox_hpc.memory import GIB, Memory, Moment, count_parameters, estimate_memory, fullest
 from neox_hpc.vocabulary import BatchSizes, Layout
 from tests.planning import loaded, shipped
@@ -101,6 +102,13 @@ def test_activations_of_a_block_are_the_tensors_that_autograd_keeps() -> None:
     block = 4 * (64 * 4 * 64) * 2 + 4 * (64 * 4 * 64) * 2 + 2 * 4 * (64 * 4 * 64) * 2 + 4 * 64 * 64 * 4 * 2 + 4 * 64 * 4 * 4
     one, two = (memory(Layout(world_size=1), precision="fp16", num_layers=n).moments[0].activations for n in (4, 5))
     assert two - one == block
+
+
+def test_chunks_of_logits_are_those_of_the_loss() -> None:
+    pytest.importorskip("torch", reason="the loss needs torch: pip install -e '.[train]'")
+    from model.parallel.loss import CHUNK_CPU, CHUNK_GPU  # needs the extra
+
+    assert {"cpu": CHUNK_CPU, "gpu": CHUNK_GPU} == CHUNK
 
 
 def test_recomputation_keeps_a_blocks_input() -> None:
@@ -245,10 +253,10 @@ def test_the_estimate_is_within_a_tenth_on_the_whole_grid(
 ) -> None:
     pytest.importorskip("deepspeed", reason="training needs deepspeed: pip install -e '.[train]'")
     tensor, pipe, data = layout
-    common = TRAINED | {"num_layers": 6, "hidden_size": 256, "gradient_accumulation_steps": 3}
+    common = TRAINED | {"gradient_accumulation_steps": 3}
     wrong = []
     for keys in grid(tensor, pipe):
-        for stage, (estimated, measured) in enumerate(compare(rank_pool(tensor * pipe * data), common | keys, 8000)):
+        for stage, (estimated, measured) in enumerate(compare(rank_pool(tensor * pipe * data), common | keys, VOCABULARY)):
             print(f"{estimated / measured:.3f}  {measured / 2**20:6.1f} MiB  {layout} stage {stage} {keys}")
             if estimated != pytest.approx(measured, rel=0.1):
                 wrong.append(f"stage {stage} of {keys}: {estimated} estimated, {measured} held")
