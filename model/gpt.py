@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.compiled import compile_blocks, eagerly
 from model.config import RunConfig
 from model.config.partition import layer_parameters, stage_bounds
 from model.data.batch import Batch
@@ -112,6 +113,9 @@ class GPT(nn.Module):
         self.fields = ("x", "sample_B") if shape.hidden_dropout or shape.attention_dropout else ("x",)
         """Of :class:`Stage`, what travels in training."""
         self._width = shape.hidden_size
+        self._compiled = config.own.neox_hpc.compile
+        if self._compiled:
+            compile_blocks((layer for layer in layers if isinstance(layer, Block)), device or torch.device("cpu"))
         if weights is None:
             reset_parameters(self, training.seed)
         else:
@@ -153,7 +157,8 @@ class GPT(nn.Module):
             B, S = tokens_BS.shape
             like = next(self.parameters())
             stage = Stage(receive((B, S, self._width), like.dtype, like.device, self.groups))
-        stage = self.run_layers(stage, cache)
+        with eagerly(self._compiled):  # every token that is sampled would be another shape
+            stage = self.run_layers(stage, cache)
         if self.head is None:
             send(stage.x, self.groups)
         x_BSD = stage.x[:, -1:] if last_only else stage.x

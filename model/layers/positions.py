@@ -26,17 +26,19 @@ class Rotary:
 
     def split(self, qkv_BSN3H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """q_BNSH, k_BNSH, v_BNSH of heads whose first position is ``start``; q and k are rotated."""
-        q_BNSH, k_BNSH, v_BNSH = _SplitAndRotate.apply(  # type: ignore[no-untyped-call]
-            qkv_BSN3H, *self._at(qkv_BSN3H, start, qkv_BSN3H.shape[1])
-        )
+        table = self._at(qkv_BSN3H, start, qkv_BSN3H.shape[1])
+        if torch.compiler.is_compiling():
+            q_BNSH, k_BNSH, v_BNSH = _parts(qkv_BSN3H)
+            return rotated(q_BNSH, *table), rotated(k_BNSH, *table), v_BNSH
+        q_BNSH, k_BNSH, v_BNSH = _SplitAndRotate.apply(qkv_BSN3H, *table)  # type: ignore[no-untyped-call]
         return q_BNSH, k_BNSH, v_BNSH
 
     def split_grouped(self, q_BSNH: Tensor, kv_BSM2H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """q_BNSH, k_BMSH, v_BMSH; q and k are rotated."""
         table = self._at(q_BSNH, start, q_BSNH.shape[1])
         k_BMSH, v_BMSH = kv_BSM2H.transpose(1, 2).chunk(2, dim=-1)
-        q_BNSH, k_BMSH = (_Rotate.apply(x, *table) for x in (q_BSNH.transpose(1, 2), k_BMSH))  # type: ignore[no-untyped-call]
-        return q_BNSH, k_BMSH, v_BMSH
+        rotate = rotated if torch.compiler.is_compiling() else _Rotate.apply
+        return rotate(q_BSNH.transpose(1, 2), *table), rotate(k_BMSH, *table), v_BMSH
 
     def _at(self, x: Tensor, start: int, length: int) -> tuple[Tensor, Tensor]:
         key, end = (x.device, x.dtype), start + length
@@ -46,6 +48,13 @@ class Rotary:
         cos_SP, sin_SP = self._cast[key]
         assert end <= len(cos_SP), f"position {end - 1} of {len(cos_SP)}"
         return cos_SP[start:end], sin_SP[start:end]
+
+
+def rotated(x_BNSH: Tensor, cos_SP: Tensor, sin_SP: Tensor) -> Tensor:
+    """The formula, which a compiler makes one pass of."""
+    pairs = cos_SP.shape[-1]
+    first, second, rest = x_BNSH[..., :pairs], x_BNSH[..., pairs : 2 * pairs], x_BNSH[..., 2 * pairs :]
+    return torch.cat((first * cos_SP - second * sin_SP, second * cos_SP + first * sin_SP, rest), dim=-1)
 
 
 class NoPositions:

@@ -103,6 +103,11 @@ def fp16_loss(keys: dict[str, Any], here: Here) -> Any:
     return float(network(small_batch()).detach())
 
 
+def compiled_blocks(keys: dict[str, Any], here: Here) -> Any:
+    """Which layers torch.compile has a hand in."""
+    return [layer._compiled_call_impl is not None for layer in GPT(small_config(**keys), VOCAB).layers]
+
+
 def implementations(keys: dict[str, Any], here: Here) -> Any:
     """The rows of the implementation table that run."""
     return choose(small_config(**keys), torch.device("cpu")).rows()

@@ -122,6 +122,7 @@ LIVE = (
     Row("checkpoint_num_layers", 1, 2, see.recomputed, FOUR),
     Row("neox_hpc.collective_timeout_minutes", 10.0, 20.0, see.backend),
     Row("neox_hpc", {"recompute_granularity": "full"}, {"recompute_granularity": "selective"}, see.recomputed, FOUR),
+    Row("neox_hpc.compile", False, True, see.compiled_blocks),
     Row("neox_hpc.recompute_granularity", "full", "selective", see.recomputed, FOUR),
     Row("deepspeed_activation_checkpointing", False, True, see.recomputation, STORED),
     Row("partition_activations", False, True, see.recomputation, STORED),
