@@ -91,8 +91,9 @@ class _Run:
         stop = last if every is None else min(last, (done // every + 1) * every)  # GPT-NeoX: at its next multiple
         with Console(rank=self.groups.rank, interval=config.logging.log_interval, last_step=last, begin_step=done) as console:
             console.table("implementations", self.trainer.model.implementations.rows())
-            ranks = self.groups.layout.world_size
-            console.say(f"begin at step {done} of {last}, {ranks} ranks, {config.precision}, ZeRO-{config.zero_stage}")
+            layout = self.groups.layout
+            cut = f"tensor {layout.tensor} x pipe {layout.pipe} x data {layout.data}"
+            console.say(f"begin at step {done} of {last}, {cut}, {config.precision}, ZeRO-{config.zero_stage}")
             metrics = MetricsFile(self.run_dir / "metrics.jsonl", begin_step=done) if self.groups.rank == 0 else None
             saved = done
             if done == 0 and 0 in (config.checkpoints.extra_save_iters or ()):
