@@ -4,7 +4,8 @@ A step has four moments at which a rank may hold most: when the last layer's out
 pass is nearly through (all gradients, and what the last block works in), while gradients are reduced (their buffers), and while
 the optimizer updates.  Each is counted from what DeepSpeed 0.19.8 allocates there; every formula names its place.  Compared with
 the peak of real trainings over a grid of layouts (tests/test_memory.py): within 10 %.  What the allocator, libraries and
-communicators add is left to ``HEADROOM``.
+communicators add is left to ``HEADROOM``.  Not compared yet: GPUs, fp16, offload (whose copies of gradients are not counted: on
+CPU ranks with ZeRO-2 18 % too little was seen).
 
 Legend: p parameters of the rank, d data-parallel ranks.  Sources beside DeepSpeed's: Rajbhandari et al.
 2020, "ZeRO", arXiv:1910.02054 (what each stage divides by d); Narayanan et al. 2021, arXiv:2104.04473, section 2.2 (a stage i of n
@@ -238,8 +239,8 @@ def _bf16_optimizer(config: RunConfig, rank: _Rank) -> _Held:
     They are reduced as one flat copy where they fit in a bucket, and in another precision (communication_data_type) as one more
     (engine.py, ``allreduce_bucket``).
     """
-    p, asked = rank.p, config.deepspeed.communication_data_type
-    sent = 0 if asked in (None, "fp32") else 2 * p
+    p = rank.p
+    sent = 0 if _sent(config) == 4 else 2 * p
     return _Held(
         weights=2 * p,
         optimizer=12 * p // rank.d,
@@ -250,14 +251,23 @@ def _bf16_optimizer(config: RunConfig, rank: _Rank) -> _Held:
     )
 
 
+def _sent(config: RunConfig) -> int:
+    """Bytes of a gradient while it is reduced (model/engine/settings.py)."""
+    asked, types = config.deepspeed.communication_data_type, config.deepspeed.data_types
+    added = types.grad_accum_dtype if types is not None and types.grad_accum_dtype is not None else "fp32"
+    default = {"fp32": "fp32", "fp16": "fp16", "bfloat16": added}[config.precision]
+    return 4 if (asked or default) == "fp32" else 2
+
+
 def _zero12(config: RunConfig, rank: _Rank) -> _Held:
     """fp32 and fp16 with ZeRO-1, and ZeRO-2 (zero/stage_1_and_2.py): a flat fp32 copy of this rank's share of the weights.
 
-    Gradients wait in a bucket, are copied flat and reduced; with contiguous_gradients the bucket is one buffer, or two
-    (overlap_comm), for the whole backward pass.  bf16 adds the reduced ones up in fp32.
+    Gradients wait in a bucket, are copied flat, and once more if they are reduced in another precision; with contiguous_gradients
+    the bucket is one buffer, or two (overlap_comm), for the whole backward pass.  bf16 adds the reduced ones up in fp32.
     """
     p, d, width, zero = rank.p, rank.d, rank.width, config.deepspeed.zero_optimization
     bucket = min(p, int(zero.reduce_bucket_size))
+    copied = 0 if _sent(config) == width else _sent(config) * bucket
     wide = config.precision == "bfloat16"
     share = (4 if wide else width) * p // d
     contiguous = width * int(zero.reduce_bucket_size) * (2 if zero.overlap_comm else 1) if zero.contiguous_gradients else 0
@@ -272,8 +282,8 @@ def _zero12(config: RunConfig, rank: _Rank) -> _Held:
         kept_gradients=(added if config.zero_stage == 2 else width * p) if rank.earlier else 0,
         gradients=gradients + added,
         contiguous=contiguous,
-        reducing=contiguous + share if contiguous else width * bucket,
-        meanwhile=partly,
+        reducing=copied + (contiguous + share if contiguous else width * bucket),
+        meanwhile=partly and bucket < p,
         updated=share,
         updating=0 if wide else 4 * p // d,
     )
@@ -286,17 +296,17 @@ def _zero3(config: RunConfig, rank: _Rank) -> _Held:
     contiguous = width * int(zero.reduce_bucket_size) if zero.contiguous_gradients else 0
     whole = min(p, int(MAX_LIVE if zero.stage3_max_live_parameters is None else zero.stage3_max_live_parameters))
     ahead = min(p, int(PREFETCH if zero.stage3_prefetch_bucket_size is None else zero.stage3_prefetch_bucket_size))
-    tile = min(p // d, int(zero.sub_group_size or SUB_GROUP))
+    tile, sent = min(p // d, int(zero.sub_group_size or SUB_GROUP)), _sent(config)
     return _Held(
         weights=width * p // d,
         optimizer=12 * p // d,
         kept_gradients=4 * p // d,
         gradients=4 * p // d + width * bucket,
-        gathered=width * whole,
-        ahead=width * ahead,
+        gathered=width * whole if d > 1 else 0,  # one rank's share is the whole
+        ahead=width * ahead if d > 1 else 0,
         contiguous=contiguous,
-        reducing=contiguous + 2 * width * bucket,
-        meanwhile=True,
+        reducing=contiguous + 2 * sent * bucket + (0 if sent == width else sent * bucket),
+        meanwhile=bucket < p,
         updated=4 * p // d,
         updating=4 * tile,
     )
