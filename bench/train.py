@@ -38,15 +38,16 @@ TARGETS = {
 class Worker:
     """A contestant's process: it trains some steps when told to."""
 
-    def __init__(self, name: str, shape: str, dtype: str) -> None:
+    def __init__(self, name: str, shape: str, dtype: str, threads: int) -> None:
         self.name = name
         command = [sys.executable, "-m", "bench.train", "--worker", name, "--shape", shape, "--dtype", dtype]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         self.first = self._answer()
         """Its first step: how long it took (compilation too) and the loss."""
 
     def turn(self, steps: int) -> dict[str, float]:
-        """Seconds a step, loss of the last one, and peak memory."""
+        """Seconds a step by the clock and of the processor, loss of the last one, and peak memory."""
         assert self._process.stdin is not None
         print(steps, file=self._process.stdin, flush=True)
         return self._answer()
@@ -75,24 +76,24 @@ def work(name: str, shape: str, dtype: str) -> None:
     training = make(name, SHAPES[shape], DTYPES[dtype])
     steps = 1
     while True:
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         for _ in range(steps):
             loss = training.step()
-        seconds = (time.perf_counter() - begin) / steps
-        print(json.dumps({"seconds": seconds, "loss": loss, "peak_mib": _peak_mib()}), file=out, flush=True)
+        facts = {"seconds": (time.perf_counter() - begin) / steps, "cpu_s": (time.process_time() - cpu) / steps}
+        print(json.dumps(facts | {"loss": loss, "peak_mib": _peak_mib()}), file=out, flush=True)
         line = sys.stdin.readline()
         if not line:
             return
         steps = int(line)
 
 
-def measure(shape: str, dtype: str, modes: list[str], rounds: int) -> dict[str, Any]:
+def measure(shape: str, dtype: str, modes: list[str], rounds: int, threads: int) -> dict[str, Any]:
     """Every contestant of a cell."""
     from bench.contestants import CONTESTANTS, SHAPES
 
     there = [who for who in CONTESTANTS if who == "ours" or importlib.util.find_spec(who)]
     names = [f"{who} {mode}" for mode in modes for who in there] + ["products"]
-    workers = [Worker(name, shape, dtype) for name in names]
+    workers = [Worker(name, shape, dtype, threads) for name in names]
     for worker in workers:
         worker.turn(WARM_UP)
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
@@ -108,10 +109,12 @@ def measure(shape: str, dtype: str, modes: list[str], rounds: int) -> dict[str, 
     return {
         "machine": machine(),
         "rounds": rounds,
+        "threads": threads,
         "load": loads,
         "contestants": {
             worker.name: {
                 "tokens_per_s": [tokens / turn["seconds"] for turn in turns[worker.name]],
+                "tokens_per_cpu_s": [tokens / turn["cpu_s"] for turn in turns[worker.name]],
                 "peak_mib": turns[worker.name][-1]["peak_mib"],
                 "first_step_s": worker.first["seconds"],
                 "first_loss": worker.first["loss"],
@@ -121,23 +124,26 @@ def measure(shape: str, dtype: str, modes: list[str], rounds: int) -> dict[str, 
     }
 
 
-def rows_of(shape: str, dtype: str, cell: dict[str, Any]) -> list[str]:
+def rows_of(title: str, cell: dict[str, Any]) -> list[str]:
     """A cell's part of the table."""
     everyone = cell["contestants"]
     speed = {name: statistics.median(facts["tokens_per_s"]) for name, facts in everyone.items()}
     best = max((name for name in everyone if name.split()[0] not in ("ours", "products")), key=lambda name: speed[name])
+    shape, dtype, *_ = title.split()
     target = TARGETS[shape, dtype]
     lines = []
     for name, facts in everyone.items():
-        ratio, share = (_ratio(facts, everyone[other]) for other in (best, "products"))
+        ratio, share = (_ratio(facts, everyone[other], "tokens_per_s") for other in (best, "products"))
+        cpu_ratio, cpu_share = (_ratio(facts, everyone[other], "tokens_per_cpu_s") for other in (best, "products"))
         memory = facts["peak_mib"] / everyone[f"transformers {name.split()[-1]}"]["peak_mib"] if name != "products" else None
         goal = target if name.startswith("ours") else {}
         spread = f"{min(facts['tokens_per_s']):.0f} to {max(facts['tokens_per_s']):.0f}"
-        cells = [f"{shape} {dtype}", f"**{name}**" if goal else name, f"{speed[name]:.0f} ({spread})"]
+        cells = [title, f"**{name}**" if goal else name, f"{speed[name]:.0f} ({spread})"]
         if name == "products":
-            cells += ["", "1.00", "", ""]
+            cells += ["", "1.00", "", "", ""]
         else:
             cells += [_against(ratio, goal.get("ratio"), "≥"), _against(share, goal.get("share"), "≥")]
+            cells += [f"{cpu_ratio:.2f}, {cpu_share:.2f}"]
             cells += [f"{facts['peak_mib']:.0f} MiB, " + _against(memory, goal.get("memory"), "≤"), f"{facts['first_step_s']:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -157,16 +163,18 @@ def write(cells: dict[str, Any]) -> str:
         "turns.  Best peer: the fastest of the others in the cell.  Ceiling: the products with the network's matrices, forward and",
         "backward, alone.  Memory: the process's peak, and its ratio to transformers' in the same mode.  In brackets: targets.",
         "",
-        "| cell | who | tokens/s | of the best peer | of the ceiling | memory | first step, s |",
-        "|---|---|---|---|---|---|---|",
+        "By processor time: the same two ratios of the processor's seconds, which other programs on the machine disturb less.",
+        "",
+        "| cell | who | tokens/s | of the best peer | of the ceiling | by processor time | memory | first step, s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, cell in kept.items():
-        shape, dtype = name.split()
-        lines += rows_of(shape, dtype, cell)
+        lines += rows_of(name, cell)
     lines.append("")
     for name, cell in kept.items():
         facts = ", ".join(f"{key} {value}" for key, value in cell["machine"].items())
-        lines.append(f"- {name}: {cell['rounds']} rounds, load {min(cell['load']):.1f} to {max(cell['load']):.1f}; {facts}")
+        loads = f"load {min(cell['load']):.1f} to {max(cell['load']):.1f}"
+        lines.append(f"- {name}: {cell['threads']} threads, {cell['rounds']} rounds, {loads}; {facts}")
     text = "\n".join(lines) + "\n"
     (RESULTS / "train.md").write_text(text, encoding="utf-8")
     return text
@@ -181,23 +189,23 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("fp32", "bf16"), action="append", help="may be repeated; both when absent")
     parser.add_argument("--mode", choices=MODES, action="append", help="may be repeated; both when absent")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each contestant; as many as cores when absent")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     shapes, dtypes = asked.shape or ["14M", "70M"], asked.dtype or ["fp32", "bf16"]
     if asked.worker:
         work(asked.worker, shapes[0], dtypes[0])
         return 0
-    cells = {}
     for shape in shapes:
         for dtype in dtypes:
-            cells[f"{shape} {dtype}"] = measure(shape, dtype, asked.mode or list(MODES), asked.rounds)
-            print("\n".join(rows_of(shape, dtype, cells[f"{shape} {dtype}"])), flush=True)
-    print(write(cells))
+            cell = measure(shape, dtype, asked.mode or list(MODES), asked.rounds, asked.threads)
+            name = f"{shape} {dtype}" + ("" if asked.threads == os.cpu_count() else f" threads={asked.threads}")
+            print(write({name: cell}), flush=True)
     return 0
 
 
-def _ratio(facts: dict[str, Any], other: dict[str, Any]) -> float:
-    return statistics.median(a / b for a, b in zip(facts["tokens_per_s"], other["tokens_per_s"], strict=True))
+def _ratio(facts: dict[str, Any], other: dict[str, Any], key: str) -> float:
+    return statistics.median(a / b for a, b in zip(facts[key], other[key], strict=True))
 
 
 def _against(value: float | None, goal: float | None, sign: str) -> str:
