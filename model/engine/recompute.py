@@ -5,20 +5,21 @@ What the blocks between two stored activations compute is computed again in the 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.config import RunConfig
-from model.gpt import GPT
+from model.gpt import GPT, Recompute
 from model.parallel.groups import Groups
 
 
 def recompute_with_deepspeed(model: GPT, config: RunConfig, groups: Groups, mpu: Any, device: torch.device) -> None:
     """Let ``model`` recompute its blocks through DeepSpeed, if ``deepspeed_activation_checkpointing`` says so.
 
-    In its form without reentrant backward, which takes inputs that need no gradient (a first stage's tokens).
+    In its form without reentrant backward, which takes inputs that need no gradient (a first stage's tokens), except for ZeRO-3.
     """
     keys = config.training
     if config.recomputes != "full" or not keys.deepspeed_activation_checkpointing:
@@ -35,12 +36,12 @@ def recompute_with_deepspeed(model: GPT, config: RunConfig, groups: Groups, mpu:
         synchronize=keys.synchronize_each_layer,
         profile=keys.profile_backward,
     )
-    model.recompute = _recompute
+    # ZeRO-3 frees weights as soon as they have been used, also those that a replay without reentrant backward has just stored;
+    # it has no stages, and so no first stage whose inputs need no gradient
+    again = checkpointing.checkpoint if config.zero_stage == 3 else checkpointing.non_reentrant_checkpoint
+    model.recompute = partial(_recompute, again)
 
 
-def _recompute(function: Any, *tensors: Tensor) -> Tensor:
+def _recompute(again: Recompute, function: Any, *tensors: Tensor) -> Tensor:
     """DeepSpeed empties the tensors that it stores elsewhere: it gets views, so that who else holds them keeps them."""
-    from deepspeed import checkpointing
-
-    found: Tensor = checkpointing.non_reentrant_checkpoint(function, *(tensor.view_as(tensor) for tensor in tensors))
-    return found
+    return again(function, *(tensor.view_as(tensor) for tensor in tensors))
