@@ -1,0 +1,77 @@
+"""What a cell trains on, and what one rank makes of it in a plain loop of torch: neither DeepSpeed nor our trainer.
+
+That the network itself is right, tests/model/test_gpt.py shows against Hugging Face's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import RunConfig
+from model.data.batch import Batch
+from model.gpt import GPT
+from model.parallel.parameters import global_parameters
+from tests.model.grid.cells import BETAS, CLIP, EPSILON, PADDED, RATE, SEQUENCES, TOKENS, VOCAB, WEIGHT_DECAY
+
+STEPS = 10
+
+
+def samples(begin: int, count: int) -> Batch:
+    """The samples ``begin`` and following of a text that has something to learn: few tokens are frequent.
+
+    Every sample has as many labels that count, so that the mean over micro-batches is the mean over labels.
+    """
+    rows, masks = [], []
+    for number in range(begin, begin + count):
+        generator = torch.Generator().manual_seed(number)
+        rows.append((torch.rand(TOKENS + 1, generator=generator) ** 3 * VOCAB).long())
+        masks.append((torch.randperm(TOKENS, generator=generator) >= TOKENS // 4).float())
+    tokens = torch.stack(rows)
+    return Batch(
+        tokens_BS=tokens[:, :-1].contiguous(),
+        labels_BS=tokens[:, 1:].contiguous(),
+        loss_mask_BS=torch.stack(masks),
+        sample_B=torch.arange(begin, begin + count),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """Of one rank, by global parameter name."""
+
+    initial: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    """Of the first step, before clipping."""
+    final: Mapping[str, Tensor]
+    losses: tuple[float, ...]
+    norms: tuple[float, ...]
+    """Before clipping."""
+
+
+def train_on_one_rank(network: Mapping[str, Any]) -> Expected:
+    """Ten steps of AdamW over whole batches."""
+    model = GPT(RunConfig.from_keys({**network, "make_vocab_size_divisible_by": PADDED}), VOCAB)
+    parameters = {p.global_name: p for p in global_parameters(model)}
+    groups = [
+        {"params": [p for p in parameters.values() if p.dim() == 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters.values() if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=BETAS, eps=EPSILON, foreach=False)
+    initial = {name: p.detach().clone() for name, p in parameters.items()}
+    gradients, losses, norms = {}, [], []
+    for step in range(STEPS):
+        loss = model(samples(step * SEQUENCES, SEQUENCES))
+        loss.backward()
+        if step == 0:
+            gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+        norms.append(float(torch.nn.utils.clip_grad_norm_(parameters.values(), CLIP)))
+        losses.append(loss.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    final = {name: p.detach() for name, p in parameters.items()}
+    return Expected(initial=initial, gradients=gradients, final=final, losses=tuple(losses), norms=tuple(norms))
