@@ -1,8 +1,7 @@
 """``neox_hpc.compile``: blocks as torch.compile makes them; changes when other parts are compiled, or otherwise.
 
-Blocks and not the whole network: equal blocks are one graph, compiled once.  The head and its loss stay as they are: their work is
-three matrix products and a softmax, for which torch has a kernel as fast (2048 x 50304 logits on two cores of a Xeon at 2.5 GHz:
-65 ms, 119 ms as compiled).
+Blocks and not the whole network: equal blocks are one graph, compiled once.  The head and its loss stay as they are: three matrix
+products and a softmax, for which torch has kernels; compiled forms of it were not faster on a CPU.
 """
 
 from __future__ import annotations
