@@ -2,7 +2,8 @@
 
 FLOPs of a step: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM",
 arXiv:2104.04473, section 5.1: 24 c B S L D^2 (1 + S / 6D + V / 16LD), c = 3 (forward, and twice that backward), 4 when
-activations are recomputed; here with the MLP's real width F: its share of the 24 D^2, 16 D^2, becomes 4 D F.
+activations are recomputed; here with the MLP's real width F: its share of the 24 D^2, 16 D^2, becomes 4 D F; and with the real
+width K of keys and values: 8 D^2 becomes 4 D (D + K).  Selective recomputation repeats the scores: 2 S D.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ def step_flops(config: RunConfig, sequences: int, padded_vocab: int, *, recomput
     """
     shape = config.architecture
     tokens = sequences * shape.seq_length
-    passes = 4 if recomputed and config.training.checkpoint_activations else 3
-    per_layer = 8 * shape.hidden_size**2 + 4 * shape.hidden_size * shape.ffn_size + 4 * shape.seq_length * shape.hidden_size
-    return tokens * (passes * shape.num_layers * per_layer + 3 * 2 * shape.hidden_size * padded_vocab)
+    width, again = shape.hidden_size, config.recomputes if recomputed else "nothing"
+    scores = 4 * shape.seq_length * width
+    per_layer = 4 * width * (width + shape.kv_heads * shape.head_size) + 4 * width * shape.ffn_size + scores
+    repeated = {"nothing": 0, "selective": scores // 2, "full": per_layer}[again]
+    return tokens * (shape.num_layers * (3 * per_layer + repeated) + 3 * 2 * width * padded_vocab)

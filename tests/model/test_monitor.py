@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,17 +19,20 @@ from model.monitor.metrics import MetricsFile
 from model.monitor.throughput import step_flops
 from tests.model.tiny import KEYS
 
+SELECTIVE = {"checkpoint_activations": True, "neox_hpc": {"recompute_granularity": "selective"}}
 
-@pytest.mark.parametrize("intermediate", [None, 96])
-def test_the_flops_formula_counts_the_matrix_products(intermediate: int | None) -> None:
-    keys = KEYS | {"scaled_upper_triang_masked_softmax_fusion": False, "intermediate_size": intermediate}
-    config = RunConfig.from_keys(keys)
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"intermediate_size": 96}, {"num_kv_heads": 2}, {"checkpoint_activations": True}, SELECTIVE], ids=str
+)
+def test_the_flops_formula_counts_the_matrix_products(keys: dict[str, Any]) -> None:
+    config = RunConfig.from_keys(KEYS | {"scaled_upper_triang_masked_softmax_fusion": False} | keys)
     model = GPT(config, 512)
     tokens = torch.randint(0, 512, (4, 33))
-    batch = Batch(tokens_BS=tokens[:, :-1], labels_BS=tokens[:, 1:], loss_mask_BS=torch.ones(4, 32))
+    batch = Batch(tokens_BS=tokens[:, :-1], labels_BS=tokens[:, 1:], loss_mask_BS=torch.ones(4, 32), sample_B=torch.arange(4))
     with FlopCounterMode(display=False) as counter:
         model(batch).backward()
-    assert step_flops(config, 4, 512, recomputed=False) == pytest.approx(counter.get_total_flops(), rel=1e-6)
+    assert step_flops(config, 4, 512, recomputed=True) == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
 
 def test_metrics_beyond_the_step_that_a_run_begins_from_are_dropped(tmp_path: Path) -> None:

@@ -119,5 +119,5 @@ def recomputation(keys: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
     trainer = make_trainer(keys)
     names = ("PARTITION_ACTIVATIONS", "CONTIGUOUS_CHECKPOINTING", "CPU_CHECKPOINT", "SYNCHRONIZE", "PROFILE_TIME")
-    name = getattr(trainer.model.recompute, "__name__", "checkpoint")
-    return name, {name: getattr(checkpointing, name) for name in names}
+    again: Any = trainer.model.recompute
+    return again.func.__name__, {name: getattr(checkpointing, name) for name in names}
