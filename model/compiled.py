@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-COMPILERS = ("c++", "g++", "clang++")
+COMPILERS = ("clang++",) if sys.platform == "darwin" else ("g++",)
+"""What inductor calls where CXX does not say otherwise."""
 
 
 def compile_blocks(blocks: Iterable[nn.Module], device: torch.device) -> None:

@@ -97,6 +97,8 @@ class GPT(nn.Module):
         sizes = layer_parameters(config, self.padded_vocab_size)
         bounds = stage_bounds(config, self.groups.layout.pipe, parameters=sizes)
         here = bounds[self.groups.pipe_rank]
+        self.first_layer = here.start
+        """Among all layers of the network, of which the embedding is 0."""
         layers = make_layers(config, self.padded_vocab_size, self.groups, self.implementations, here)
         head = layers.pop() if self.groups.last_stage else None
         self.layers = nn.ModuleList(layers)
@@ -152,6 +154,7 @@ class GPT(nn.Module):
 
         ``last_only``: of the last token.  No gradient.
         """
+        assert not self.groups.sequence_parallel, "a single token cannot be shared out: sample on groups without it"
         stage = Stage(tokens_BS)
         if not self.groups.first_stage:
             B, S = tokens_BS.shape

@@ -119,7 +119,7 @@ def _block(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     inputs = 1 if shape.gpt_j_residual else 2  # of the norms: both sit on the block's input when side by side
     total = (norms + inputs) * sizes.residual + 2 * norms * sizes.rows  # a norm's output is its linear layer's input
     total += _attention(config, sizes, device)
-    total += 2 * sizes.inner  # before and after the activation
+    total += sizes.inner * (1 if config.recomputes == "selective" else 2)  # before and after the activation
     if shape.hidden_dropout:
         total += 2 * sizes.residual  # masks
     return total
@@ -129,7 +129,7 @@ def _attention(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     """Queries, keys and values after the rotation; what comes out; probabilities where they exist."""
     total = sizes.heads + 2 * sizes.keys + sizes.heads
     if config.architecture.kv_heads != config.architecture.num_attention_heads:
-        total += sizes.heads + sizes.keys + sizes.grouped  # values are a view of all that was made, by one matrix put together
+        total += sizes.grouped  # one matrix put together from two
     return total if config.recomputes == "selective" else total + _core(config, sizes, device)
 
 
@@ -153,7 +153,8 @@ def _work(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     scores = 0 if _fused(config) else 2 * sizes.scores
     if config.recomputes == "selective":
         scores += _core(config, sizes, device)
-    return 2 * sizes.whole + max(sizes.inner, 3 * sizes.heads + scores)
+    inner = sizes.inner * (2 if config.recomputes == "selective" else 1)
+    return 2 * sizes.whole + max(inner, 3 * sizes.heads + scores)
 
 
 def _loss(config: RunConfig, layout: Layout, batch: BatchSizes, padded_vocab: int, device: Device) -> tuple[int, int]:

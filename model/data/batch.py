@@ -21,7 +21,7 @@ class Batch:
     doc_ids_BS: Tensor | None = None
     """int32, present when attention stops at document boundaries"""
     sample_B: Tensor | None = None
-    """int64: the samples' numbers in the run, from which dropout draws; on the CPU always, since it is read there"""
+    """int64: the samples' numbers in the run, from which dropout draws; ``to`` leaves it on the CPU, where it is read"""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""

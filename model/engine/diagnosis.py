@@ -1,6 +1,6 @@
 """Where a number that is none came from: the first layer, micro-batch and rank; changes when more can be told.
 
-The step that met it has not changed the weights, so its forward pass can be taken again.
+A step whose gradient is not finite has not changed the weights, so its forward pass can be taken again.
 """
 
 from __future__ import annotations
@@ -27,28 +27,55 @@ Found = tuple[int, int, str]
 def watch_layers(model: GPT, found: list[Found]) -> Iterator[None]:
     """Note the first layer of each forward pass whose output is not finite."""
     passes = {"number": -1}
-    place = model.groups.pipe_rank * (len(model.layers) + 1)
 
     def begin(*_: Any) -> None:
         passes["number"] += 1
 
-    def check(at: int) -> Any:
-        def hook(layer: nn.Module, _: Any, out: Stage | Tensor) -> None:
+    def check(at: int, what: str) -> Any:
+        def hook(layer: Any, given: Any, out: Stage | Tensor) -> None:
             x = out.x if isinstance(out, Stage) else out
             if not bool(x.isfinite().all()):
-                found.append((passes["number"], place + at, f"the output of {_name(layer)}"))
+                found.append((passes["number"], model.first_layer + at, what))
 
         return hook
 
-    first: nn.Module = model.layers[0]
-    handles = [first.register_forward_pre_hook(begin)]
-    watched = [*model.layers, *([] if model.head is None else [model.head])]
-    handles += [layer.register_forward_hook(check(at)) for at, layer in enumerate(watched)]
+    handles = [layer.register_forward_hook(check(at, f"the output of {_name(layer)}")) for at, layer in enumerate(model.layers)]
+    handles += [layer.register_forward_pre_hook(begin) for layer in model.layers[:1]]
+    end = check(len(model.layers), "the loss")
     try:
-        yield
+        with _watched_loss(model, end, begin if not len(model.layers) else lambda: None):
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _watched_loss(model: GPT, check: Any, begin: Any) -> Iterator[None]:
+    """The head's loss, which pipeline stages call by itself."""
+    if model.head is None:
+        yield
+        return
+    loss = model.head.loss
+
+    def watched(*given: Tensor) -> Tensor:
+        begin()
+        value = loss(*given)
+        check(model.head, given, value)
+        return value
+
+    with _in_place_of(model.head, "loss", watched):
+        yield
+
+
+@contextmanager
+def _in_place_of(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Put ``value`` before a method of one object."""
+    owner.__dict__[name] = value
+    try:
+        yield
+    finally:
+        del owner.__dict__[name]
 
 
 def bad_parameters(model: GPT) -> list[Found]:

@@ -45,7 +45,15 @@ class Pipeline(PipelineModule):  # type: ignore[misc]
         return self._mpu
 
     def get_tied_weights_and_groups(self) -> list[tuple[Any, dist.ProcessGroup]]:
-        """The engine sums these gradients over these groups before it reduces over data ranks."""
+        """The engine sums these gradients over these groups before it reduces over data ranks.
+
+        It looks for them where BF16_Optimizer or autograd keeps them.  An optimizer that adds up in another place (16-bit weights
+        with fp32 sums, offloaded: ``grad_accum``, DeepSpeed 0.19.8) has nothing there, so those are summed here.
+        """
+        for weight, group in self._tied:
+            summed = getattr(weight, "grad_accum", None)
+            if weight.grad is None and summed is not None:
+                dist.all_reduce(summed, group=group)
         return self._tied
 
 
@@ -63,8 +71,10 @@ class _StageModule(nn.Module):
         self.model = model
 
     def forward(self, tensors: tuple[Tensor, ...] | Tensor) -> tuple[Tensor, ...]:
-        given = tensors if isinstance(tensors, tuple) else (tensors,)
-        stage = self.model.run_layers(unpack(given, self.model.fields))
+        given = unpack(tensors if isinstance(tensors, tuple) else (tensors,), self.model.fields)
+        numbers_B = given.sample_B  # read once: every layer would wait for the GPU
+        stage = self.model.run_layers(given if numbers_B is None else given._replace(sample_B=numbers_B.cpu()))
+        stage = stage._replace(sample_B=numbers_B)
         head = self.model.head
         return pack(stage) if head is None else (stage.x, head.matrix.view_as(head.matrix))
 

@@ -19,25 +19,25 @@ from model.parallel.groups import Groups
 def recompute_with_deepspeed(model: GPT, config: RunConfig, groups: Groups, mpu: Any, device: torch.device) -> None:
     """Let ``model`` recompute its blocks through DeepSpeed, if ``deepspeed_activation_checkpointing`` says so.
 
-    In its form without reentrant backward, which takes inputs that need no gradient (a first stage's tokens), except for ZeRO-3.
+    In its form without reentrant backward, except for ZeRO-3.
     """
     keys = config.training
     if config.recomputes != "full" or not keys.deepspeed_activation_checkpointing:
         return
     from deepspeed import checkpointing
 
+    partitions = keys.partition_activations and not groups.sequence_parallel  # which has already shared them out
     in_flight = groups.layout.pipe  # micro-batches that the first stage holds at most
     checkpointing.configure(
         mpu,
-        partition_activations=keys.partition_activations and not groups.sequence_parallel,  # which has already shared them out
-        contiguous_checkpointing=keys.contiguous_checkpointing and not groups.sequence_parallel,
+        partition_activations=partitions,
+        contiguous_checkpointing=keys.contiguous_checkpointing and partitions,
         num_checkpoints=in_flight * -(-len(model.new_cache()) // keys.checkpoint_num_layers),
-        checkpoint_in_cpu=keys.checkpoint_in_cpu and (keys.partition_activations or device.type != "cpu"),  # else it is there
+        checkpoint_in_cpu=keys.checkpoint_in_cpu and (partitions or device.type != "cpu"),  # else it is there
         synchronize=keys.synchronize_each_layer,
         profile=keys.profile_backward,
     )
-    # ZeRO-3 frees weights as soon as they have been used, also those that a replay without reentrant backward has just stored;
-    # it has no stages, and so no first stage whose inputs need no gradient
+    # ZeRO-3 frees weights as soon as they have been used, also those that a replay without reentrant backward has just stored
     again = checkpointing.checkpoint if config.zero_stage == 3 else checkpointing.non_reentrant_checkpoint
     model.recompute = partial(_recompute, again)
 

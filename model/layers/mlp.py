@@ -28,9 +28,13 @@ class MLP(nn.Module):
     def forward(self, x_BSD: Tensor, *, partial: bool = False) -> Tensor:
         """x_BSD -> x_BSD; ``partial``: this rank's term of the sum over tensor ranks, without the bias."""
         inner_BSF = self.linear1(x_BSD)
-        if self._again and self.training:
-            inner_BSF = checkpoint(self._activation, inner_BSF, use_reentrant=False, preserve_rng_state=False)
-        else:
-            inner_BSF = self._activation(inner_BSF)
-        out: Tensor = self.linear2(inner_BSF, partial=partial)
-        return out
+        if not (self._again and self.training):
+            out_BSD: Tensor = self.linear2(self._activation(inner_BSF), partial=partial)
+            return out_BSD
+        part_BSD: Tensor = checkpoint(self._activated_product, inner_BSF, use_reentrant=False, preserve_rng_state=False)
+        return part_BSD if partial else self.linear2.finish(part_BSD)
+
+    def _activated_product(self, inner_BSF: Tensor) -> Tensor:
+        """Together, because the product keeps its input.  Recomputing stops there, before it multiplies."""
+        out_BSD: Tensor = self.linear2(self._activation(inner_BSF), partial=True)
+        return out_BSD

@@ -38,7 +38,8 @@ class Rotary:
         table = self._at(q_BSNH, start, q_BSNH.shape[1])
         k_BMSH, v_BMSH = kv_BSM2H.transpose(1, 2).chunk(2, dim=-1)
         rotate = rotated if torch.compiler.is_compiling() else _Rotate.apply
-        return rotate(q_BSNH.transpose(1, 2), *table), rotate(k_BMSH, *table), v_BMSH
+        q_BNSH, k_BMSH = rotate(q_BSNH.transpose(1, 2), *table), rotate(k_BMSH, *table)
+        return q_BNSH, k_BMSH, v_BMSH.contiguous()  # a view would keep what the queries were made of
 
     def _at(self, x: Tensor, start: int, length: int) -> tuple[Tensor, Tensor]:
         key, end = (x.device, x.dtype), start + length

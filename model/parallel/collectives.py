@@ -6,8 +6,9 @@ Changes when activations are cut otherwise.  Legend: B batch, S tokens, s this t
 Between the matrices of a block the residual stream is x_BSD, the same on every tensor rank, or x_BsD under sequence parallelism:
 
     ``sum_out``    partial x_BSD -> x_BSD  (all-reduce)     or x_BsD (reduce-scatter); backward: nothing, or all-gather
-    ``copy_in``    x_BSD -> x_BSD          (nothing)        or x_BsD -> x_BSD (all-gather); backward: all-reduce, or reduce-scatter
     ``share``      parameters that every rank holds, used on its share of the tokens; backward: all-reduce
+
+What goes into a matrix is taken by ``start_gather`` and ``start_sum_in`` (model/parallel/linear.py, loss.py), beside products.
 """
 
 from __future__ import annotations
@@ -28,11 +29,6 @@ Finish = Callable[[], Tensor]
 def sum_out(x: Tensor, groups: Groups) -> Tensor:
     """The sum over the tensor ranks of a matrix product, perhaps written over ``x``; or this rank's share of the sequence."""
     return x if groups.tensor_group is None else _SumOut.apply(x, groups)  # type: ignore[no-untyped-call]
-
-
-def copy_in(x: Tensor, groups: Groups) -> Tensor:
-    """The whole sequence on every tensor rank, whose gradients are summed."""
-    return x if groups.tensor_group is None else _CopyIn.apply(x, groups)  # type: ignore[no-untyped-call]
 
 
 def share(groups: Groups, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -102,7 +98,7 @@ def start_sum_of_share(x_BSD: Tensor, groups: Groups) -> Finish:
 
 
 def start_sum_in(grad: Tensor, groups: Groups) -> Finish:
-    """The gradient of ``copy_in``: all-reduce, or the reduce-scatter of sequence parallelism."""
+    """The gradient of what went into a column-parallel matrix: all-reduce, or the reduce-scatter of sequence parallelism."""
     if groups.sequence_parallel:
         return start_sum_of_share(grad, groups)
     return start_sum(grad, groups)
@@ -120,20 +116,6 @@ class _SumOut(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return start_gather(grads[0], ctx.groups)() if ctx.groups.sequence_parallel else grads[0], None
-
-
-class _CopyIn(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, groups: Groups) -> Tensor:
-        ctx.groups = groups
-        return start_gather(x, groups)() if groups.sequence_parallel else x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        grad = grads[0]
-        if not ctx.groups.sequence_parallel:  # autograd may hand the same tensor to another branch
-            grad = grad.clone(memory_format=torch.contiguous_format)
-        return start_sum_in(grad, ctx.groups)(), None
 
 
 class _Share(torch.autograd.Function):

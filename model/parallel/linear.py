@@ -46,7 +46,11 @@ class RowParallelLinear(nn.Module):
             return F.linear(y_BSi, self.weight)
         if self._groups.tensor_group is None:
             return F.linear(y_BSi, self.weight, self.bias)
-        return add_bias(sum_out(F.linear(y_BSi, self.weight), self._groups), self._groups, self.bias)
+        return self.finish(F.linear(y_BSi, self.weight))
+
+    def finish(self, part_BSO: Tensor) -> Tensor:
+        """The outputs from this rank's term."""
+        return add_bias(sum_out(part_BSO, self._groups), self._groups, self.bias)
 
 
 def add_bias(x_BSO: Tensor, groups: Groups, *biases: Tensor | None) -> Tensor:

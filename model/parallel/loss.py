@@ -105,8 +105,9 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dx, dw, count = ctx.saved_tensors
         scale = grads[0] / count
-        # in place: a second backward pass is an error that autograd itself reports
-        dx, dw = (None if g is None else g.mul_(scale).to(dtype) for g, dtype in zip((dx, dw), ctx.dtypes, strict=True))
+        # in place: a second backward pass is an error that autograd itself reports; in 16 bits a GPU would round the scale first
+        wide = (None if g is None else g if g.element_size() > 2 else g.float() for g in (dx, dw))
+        dx, dw = (None if g is None else g.mul_(scale).to(dtype) for g, dtype in zip(wide, ctx.dtypes, strict=True))
         return dx, dw, None, None, None
 
 

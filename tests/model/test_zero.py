@@ -55,6 +55,7 @@ REDUCED: dict[str, dict[str, Any]] = {
     "bf16 two stages": zero(1) | STAGES_2 | BF16,
     "bf16 two stages, added up in bf16": zero(1) | STAGES_2 | BF16 | {"data_types": {"grad_accum_dtype": "bf16"}},
     "bf16 two stages offloaded": zero(1, offload_optimizer=CPU) | STAGES_2 | BF16,
+    "bf16 two stages offloaded, tied": zero(1, offload_optimizer=CPU) | STAGES_2 | BF16 | {"no_weight_tying": False},
     "bf16 ZeRO-3 offloaded": zero(3, offload_optimizer=CPU, offload_param=CPU) | BF16,
 }
 IN_CI = ("ZeRO-2", "ZeRO-3", "tensor 2 ZeRO-3", "ZeRO-3 offloaded", "bf16 ZeRO-3")
