@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 
 pytest.importorskip("torch", reason="pip install torch==2.13.0")
@@ -14,18 +17,23 @@ from tests.model.grid.cells import CLIP, LAYOUT, RANKS, RANKS_IN_CI, Cell, every
 from tests.model.grid.comparison import differences
 from tests.model.grid.conftest import OneRank, Trained
 
-NETWORKS = {str(sorted(cell.network.items())): cell for cell in every_cell()}
+NETWORKS = {str(sorted(cell.network.items())): cell for cell in (*every_cell(), *in_ci())}
 
 
-@pytest.mark.parametrize(
-    "cell", [pytest.param(cell, id=str(cell), marks=[] if cell in in_ci() else pytest.mark.full) for cell in every_cell()]
-)
+def each(cells: Iterable[Cell]) -> Any:
+    """These cells; those that are too many for ``make test`` in the long suite only."""
+    return pytest.mark.parametrize(
+        "cell", [pytest.param(cell, id=str(cell), marks=[] if cell in in_ci() else pytest.mark.full) for cell in cells]
+    )
+
+
+@each(every_cell())
 def test_a_cell_trains_as_one_rank_does(cell: Cell, trained: Trained, one_rank: OneRank) -> None:
     report = [str(difference) for difference in differences(trained(cell), one_rank(cell))]
     assert not report, "\n".join([f"{cell}: {len(report)} differences", *report[:20]])
 
 
-@pytest.mark.parametrize("cell", NETWORKS.values(), ids=str)
+@each(NETWORKS.values())
 def test_the_loss_falls_and_the_gradient_is_clipped_at_every_step(cell: Cell, one_rank: OneRank) -> None:
     """Else equal curves would say little."""
     expected = one_rank(cell)
