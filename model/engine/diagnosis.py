@@ -39,43 +39,16 @@ def watch_layers(model: GPT, found: list[Found]) -> Iterator[None]:
 
         return hook
 
-    handles = [layer.register_forward_hook(check(at, f"the output of {_name(layer)}")) for at, layer in enumerate(model.layers)]
-    handles += [layer.register_forward_pre_hook(begin) for layer in model.layers[:1]]
-    end = check(len(model.layers), "the loss")
+    watched = [(layer, f"the output of {_name(layer)}") for layer in model.layers]
+    if model.head is not None:
+        watched.append((model.head, "the loss"))
+    handles = [layer.register_forward_hook(check(at, what)) for at, (layer, what) in enumerate(watched)]
+    handles.append(watched[0][0].register_forward_pre_hook(begin))
     try:
-        with _watched_loss(model, end, begin if not len(model.layers) else lambda: None):
-            yield
+        yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _watched_loss(model: GPT, check: Any, begin: Any) -> Iterator[None]:
-    """The head's loss, which pipeline stages call by itself."""
-    if model.head is None:
-        yield
-        return
-    loss = model.head.loss
-
-    def watched(*given: Tensor) -> Tensor:
-        begin()
-        value = loss(*given)
-        check(model.head, given, value)
-        return value
-
-    with _in_place_of(model.head, "loss", watched):
-        yield
-
-
-@contextmanager
-def _in_place_of(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """Put ``value`` before a method of one object."""
-    owner.__dict__[name] = value
-    try:
-        yield
-    finally:
-        del owner.__dict__[name]
 
 
 def bad_parameters(model: GPT) -> list[Found]:

@@ -88,7 +88,9 @@ def _loss(model: GPT) -> Callable[[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
     def loss(outputs: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor]) -> Tensor:
         assert model.head is not None, "the engine asks the last stage"
-        return model.head.loss(*outputs, *labels)
+        x_BSD, matrix = outputs
+        value: Tensor = model.head(x_BSD, *labels, matrix=matrix)
+        return value
 
     return loss
 

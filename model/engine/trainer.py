@@ -149,9 +149,11 @@ class Trainer:
         if self._config.zero_stage == 0:
             parameters = list(global_parameters(self.model))
             norm = self._own_norm = clip_gradients(parameters, self._groups, self._config.optimization.gradient_clipping)
+        elif self._config.precision == "fp16":
+            return  # DeepSpeed has looked: it skips steps that overflow
         else:
             norm = float(self.engine.optimizer._global_grad_norm)
-        if not math.isfinite(norm) and self._config.precision != "fp16":
+        if not math.isfinite(norm):
             raise _NotFinite(f"the norm of the gradient is {norm}")
 
     def _mean(self, local: Tensor) -> Tensor:

@@ -82,16 +82,18 @@ class Head(nn.Module):
         """The share of weight_VD that lies here."""
         return self.word_embeddings.weight if self.tied else self.weight
 
-    def forward(self, x_BSD: Tensor, labels_BS: Tensor | None = None, mask_BS: Tensor | None = None) -> Tensor:
-        """The mean loss in fp32 over the labels whose mask is 1; without labels logits_BSV, which have no gradient."""
-        if labels_BS is None or mask_BS is None:
-            return self._logits(x_BSD, self.matrix)
-        return self.loss(x_BSD, self.matrix, labels_BS, mask_BS)
+    def forward(
+        self, x_BSD: Tensor, labels_BS: Tensor | None = None, mask_BS: Tensor | None = None, *, matrix: Tensor | None = None
+    ) -> Tensor:
+        """The mean loss in fp32 over the labels whose mask is 1; without labels logits_BSV, which have no gradient.
 
-    def loss(self, x_BSD: Tensor, matrix: Tensor, labels_BS: Tensor, mask_BS: Tensor) -> Tensor:
-        """The mean loss by a ``matrix`` that is this head's."""
+        ``matrix``: this head's, if it came another way.
+        """
+        weight = self.matrix if matrix is None else matrix
+        if labels_BS is None or mask_BS is None:
+            return self._logits(x_BSD, weight)
         how = {"cut": self._cut, "z_loss": self._z_loss, "in_fp32": self._in_fp32}
-        return self._loss(x_BSD, matrix, labels_BS, mask_BS, self._groups, **how)
+        return self._loss(x_BSD, weight, labels_BS, mask_BS, self._groups, **how)
 
     def _logits(self, x_BSD: Tensor, weight: Tensor) -> Tensor:
         groups = self._groups

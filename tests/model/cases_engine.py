@@ -42,6 +42,7 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "_lazy_init_hp_params_optimizer_state",
         "loss_scaler",
         "cur_scale",
+        "_global_grad_norm",
         "overflow",
     ),
     "DeepSpeedZeroOptimizer_Stage3": (
@@ -56,9 +57,10 @@ INTERNALS: dict[str, tuple[str, ...]] = {
         "checkpoint_event_epilogue",
         "loss_scaler",
         "cur_scale",
+        "_global_grad_norm",
         "overflow",
     ),
-    "BF16_Optimizer": (
+    "BF16_Optimizer": (  # and _global_grad_norm, from its first step on
         "optimizer",
         "fp32_groups_flat_partition",
         "update_lp_params",
