@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neox_hpc.plan import Plan, Planned, Request, make_plan
+from neox_hpc.plan import Plan, Planned, make_plan
 from neox_hpc.probe import Facts, Machine
+from neox_hpc.request import Request
 from neox_hpc.settings import Loaded, load_config
 from neox_hpc.share import share
 from neox_hpc.site import Site, load_site

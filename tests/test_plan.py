@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from neox_hpc.launchers import Shell
-from neox_hpc.plan import run_name
 from neox_hpc.probe import Facts, Machine
+from neox_hpc.request import run_name
 from tests.planning import TWO_CORES, plan, planned, planned_shipped, site, slurm, wrongs
 
 ROW_HEAD = {"output_layer_parallelism": "row", "no_weight_tying": True}

@@ -15,7 +15,7 @@ from neox_hpc import __version__
 from neox_hpc.cli.prepare import print_notes
 from neox_hpc.cli.show import print_json, print_table
 from neox_hpc.cli.surroundings import git_commit, user_name
-from neox_hpc.plan import run_name
+from neox_hpc.request import run_name
 from neox_hpc.run_paths import with_absolute_paths
 from neox_hpc.settings import Checked, Loaded, check_files, load_config
 from neox_hpc.vocabulary import Origin, RunFile, write_run

@@ -15,7 +15,7 @@ from neox_hpc.cli.show import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from neox_hpc.memory import Memory, Moment
-    from neox_hpc.plan import Outline
+    from neox_hpc.outline import Outline
 
 EXPLAINED = ("nodes", "queue", "walltime", "account", "batch", "pipeline", "memory")
 """Notes that stand in the table, beside what they explain."""
@@ -61,7 +61,7 @@ def _print_sizes(prepared: Prepared, outline: Outline) -> None:
 
 
 def _facts(outline: Outline, reasons: dict[str, str]) -> list[tuple[str, str]]:
-    from neox_hpc.plan import bubble_share
+    from neox_hpc.outline import bubble_share
     from neox_hpc.site import show_walltime
 
     layout, batch = outline.layout, outline.batch
@@ -126,7 +126,7 @@ def _print_memory(outline: Outline, memories: tuple[Memory, ...]) -> None:
 def _document(outline: Outline) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from neox_hpc.plan import bubble_share
+    from neox_hpc.outline import bubble_share
 
     layout = outline.layout
     return {

@@ -16,9 +16,10 @@ import click
 from neox_hpc import __version__
 from neox_hpc.cli.surroundings import git_commit, user_name
 from neox_hpc.errors import Problem, UserError
-from neox_hpc.plan import Plan, Planned, Request, make_plan, run_name
+from neox_hpc.plan import Plan, Planned, make_plan
 from neox_hpc.probe import probe
 from neox_hpc.render import JobFiles, render
+from neox_hpc.request import Request, run_name
 from neox_hpc.rundir import choose_path
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded, load_config

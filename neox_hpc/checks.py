@@ -1,0 +1,181 @@
+"""What can be wrong with a job, across configuration, site and request: all of it at once, each with its fix.  Reads nothing.
+
+Changes when something more can be found before a job is queued.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Literal
+
+from neox_hpc.decisions import Account, count
+from neox_hpc.errors import Problem
+from neox_hpc.memory import HEADROOM, Memory, fullest, in_gib, stages
+from neox_hpc.outline import Outline
+from neox_hpc.probe import Facts
+from neox_hpc.request import Request
+from neox_hpc.run_paths import inputs
+from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.settings import Loaded
+from neox_hpc.site import Site
+from neox_hpc.vocabulary import Layout, RunConfig
+
+MISSING_ACCOUNT = "MISSING_ACCOUNT"
+
+
+def check_words(site: Site, request: Request) -> Iterator[Problem]:
+    """Values of directives are not shell: each must fit the scheduler's pattern."""
+    scheduler = SCHEDULERS[site.scheduler]
+    asked = {"account": request.account, "queue": request.queue, "walltime": request.walltime_s}
+    for fact, option in (("account", "--account"), ("queue", "--queue"), ("walltime", "--time")):
+        if asked[fact] is not None and fact not in scheduler.takes:
+            yield Problem(option, f"{site.name} has no scheduler that takes one", "remove it")
+    words = [("--name", request.name, scheduler.name), ("--output-dir", request.run_dir, scheduler.path)]
+    if "account" in scheduler.takes:
+        words += [("--queue", request.queue or "x", scheduler.account)]
+    for option, text, pattern in words:
+        if not pattern.allows(text):
+            yield Problem(option, f"{text!r} does not fit {site.scheduler}", f"use {pattern.words}")
+    if request.queue and site.queues is not None and request.queue not in site.queues and "queue" in scheduler.takes:
+        near = difflib.get_close_matches(request.queue, site.queues, n=1)
+        known = f"did you mean {near[0]}?" if near else f"known: {', '.join(site.queues)}"
+        yield Problem("--queue", f"{site.name} has no queue {request.queue!r}", known)
+
+
+def check_account(loaded: Loaded, site: Site, account: Account) -> Iterator[Problem]:
+    scheduler, comment = SCHEDULERS[site.scheduler], loaded.config.launch.comment
+    if account.name == MISSING_ACCOUNT:
+        yield Problem(account.place, f"{MISSING_ACCOUNT} is no account: it stands for one that is not given", _ACCOUNT_FIX)
+    elif account.name is not None and not scheduler.account.allows(account.name):
+        yield Problem(account.place, f"{account.name!r} does not fit {site.scheduler}", f"use {scheduler.account.words}")
+    elif account.name is None and site.needs_account:
+        wrong = f"{site.name} charges every job to an account and none is given"
+        yield Problem("--account", wrong, f"{_ACCOUNT_FIX} (sites: {{{site.name}: {{account: NAME}}}})", "here")
+    if comment is not None and "comment" in scheduler.takes and not scheduler.comment.allows(comment):
+        yield Problem(loaded.where("comment"), f"{comment!r} does not fit {site.scheduler}", f"use {scheduler.comment.words}")
+
+
+_ACCOUNT_FIX = "write --account NAME, or keep it in ~/.config/neox-hpc/config.yml"
+
+
+def check_launch(loaded: Loaded, site: Site, ranks: int, nodes: int | None) -> Iterator[Problem]:
+    """GPUs that the configuration counts itself must be those of the plan."""
+    launch = loaded.config.launch
+    if launch.num_gpus is not None and launch.num_gpus != ranks:
+        wrong = f"num_gpus {launch.num_gpus}, and a node of {site.name} has {ranks} ranks"
+        yield Problem(loaded.where("num_gpus"), wrong, f"remove it, or write --site-set node.gpus={launch.num_gpus}")
+    if launch.global_num_gpus is not None and nodes is not None and launch.global_num_gpus != nodes * ranks:
+        asked, rest = divmod(launch.global_num_gpus, ranks)
+        wrong = f"global_num_gpus {launch.global_num_gpus}, and {count(nodes, 'node')} of {site.name} have {nodes * ranks} ranks"
+        fix = f"remove it, or write --nodes {asked}" if asked and not rest else f"remove it, or make it a multiple of {ranks}"
+        yield Problem(loaded.where("global_num_gpus"), wrong, fix)
+
+
+def check_memory(loaded: Loaded, site: Site, outline: Outline) -> tuple[list[Problem], list[str]]:
+    """A problem where what is counted exactly does not fit; a note with the estimate."""
+    what, room = "GPU" if site.node.gpus else "rank", outline.room
+    if outline.memory is None:
+        return [], ["memory: not estimated, the network has blocks without a formula yet"]
+    memory = fullest(outline.memory)
+    if room is None:
+        return [], [f"memory: about {in_gib(memory.peak)} GiB a {what} ({memory}); node.gpu_memory_gib of {site.name} is not known"]
+    if memory.states > room:
+        wrong = f"{in_gib(memory.states)} GiB a {what} of weights, gradients and optimizer, and {site.name} has {in_gib(int(room))}"
+        return [Problem(loaded.where("model_parallel_size"), wrong, _memory_fix(loaded.config, memory))], []
+    tight = (
+        "" if memory.peak <= room * HEADROOM else ": it may not fit; smaller micro-batches or more model_parallel_size make room"
+    )
+    return [], [f"memory: about {in_gib(memory.peak)} of {in_gib(int(room))} GiB a {what} ({memory}){tight}"]
+
+
+def _memory_fix(config: RunConfig, memory: Memory) -> str:
+    if config.zero_stage == 0:
+        return "write zero_optimization: {stage: 1}, which shares the optimizer out, or raise model_parallel_size"
+    moment = memory.fullest
+    more = "" if moment.weights + moment.gradients > moment.optimizer else ", or take more --nodes: they share the optimizer out"
+    return f"raise model_parallel_size or pipe_parallel_size{more}"
+
+
+def check_inputs(loaded: Loaded, request: Request, facts: Facts) -> Iterator[Problem]:
+    data = loaded.config.data
+    if data.data_path is None and data.train_data_paths is None:
+        fix = "write data_path: PREFIX (of PREFIX.bin and PREFIX.idx) or train_data_paths: [PREFIX, …]"
+        yield Problem(loaded.where("data_path"), "no training data is given", fix, "here")
+    for path in inputs(loaded.config, request.cwd):
+        absent = [file for file in path.files if facts.exists.get(file) is False]
+        if absent:
+            wrong = f"no such file here: {', '.join(absent)}"
+            yield Problem(
+                loaded.where(path.key), wrong, f"a relative path counts from {request.cwd}; make the file, or correct it", "here"
+            )
+
+
+def check_software(site: Site, facts: Facts) -> Iterator[Problem]:
+    python = site.software.python
+    if python is None:
+        yield missing(
+            site, "software.python", "the Python of the environment with torch and DeepSpeed", "/path/to/env/bin/python", "here"
+        )
+    elif facts.exists.get(python) is False:
+        yield Problem(
+            f"{site.file}  software.python", f"no such file here: {python}", "write --site-set software.python=/path", "here"
+        )
+
+
+def check_model(loaded: Loaded, site: Site, vocab: int) -> Iterator[Problem]:
+    """The network and its arithmetic against the cut over tensor ranks and stages."""
+    config = loaded.config
+    yield from _check_tensor(loaded)
+    yield from _check_stages(loaded, vocab)
+    pipe = max(1, config.parallelism.pipe_parallel_size)
+    if pipe > 1 and config.zero_stage > 1:
+        wrong = f"ZeRO stage {config.zero_stage} cannot be combined with {pipe} pipeline stages: "
+        wrong += "it frees gradients after every micro-batch, and a stage adds them up until the last one (DeepSpeed refuses it)"
+        yield Problem(loaded.where("zero_optimization.stage"), wrong, "write stage: 1, or pipe_parallel_size: 1")
+    if config.precision == "fp16" and site.node.gpus == 0:
+        where = loaded.where("fp16" if "fp16" in loaded.places else "precision")
+        yield Problem(where, f"fp16 needs GPUs, and a node of {site.name} has none", "write precision: bfloat16")
+    for key in ("zero_quantized_weights", "zero_quantized_gradients"):
+        if getattr(config.deepspeed.zero_optimization, key) and site.node.gpus == 0:
+            wrong = f"{key} is a CUDA kernel of DeepSpeed's, and a node of {site.name} has no GPU"
+            yield Problem(loaded.where(f"zero_optimization.{key}"), wrong, "remove it")
+
+
+def _check_tensor(loaded: Loaded) -> Iterator[Problem]:
+    """Sizes that tensor ranks share.  The vocabulary is not among them: it is padded."""
+    shape, tensor = loaded.config.architecture, loaded.config.parallelism.model_parallel_size
+    cut = [("num_attention_heads", shape.num_attention_heads), ("intermediate_size", shape.ffn_size)]
+    if loaded.config.parallelism.sequence_parallel:
+        cut.append(("seq_length", shape.seq_length))
+    if shape.output_layer_parallelism == "row":
+        cut.append(("hidden_size", shape.hidden_size))
+    for key, size in cut:
+        if size % tensor:
+            fix = f"write a multiple of {tensor}, or another model_parallel_size"
+            yield Problem(loaded.where(key), f"{key} {size} cannot be cut over model_parallel_size {tensor}", fix)
+    kv_heads = shape.num_kv_heads or tensor
+    if kv_heads % tensor and tensor % kv_heads:
+        wrong = f"num_kv_heads {kv_heads} can neither be cut over model_parallel_size {tensor} nor copied evenly to its ranks"
+        fix = f"write a multiple or a divisor of {tensor}, or another model_parallel_size"
+        yield Problem(loaded.where("num_kv_heads"), wrong, fix)
+
+
+def _check_stages(loaded: Loaded, vocab: int) -> Iterator[Problem]:
+    config = loaded.config
+    blocks, pipe = config.architecture.num_layers, max(1, config.parallelism.pipe_parallel_size)
+    if pipe > blocks:
+        wrong = f"{blocks} layers cannot be dealt to {pipe} pipeline stages"
+        yield Problem(loaded.where("pipe_parallel_size"), wrong, f"write pipe_parallel_size: {blocks} or less")
+        return
+    try:
+        stages(config, Layout(world_size=pipe, pipe=pipe), vocab)
+    except ValueError as error:
+        wrong, _, fix = str(error).partition(": ")
+        yield Problem(loaded.where("pipe_partition_method"), wrong, fix or "write type:transformer|mlp, parameters or uniform")
+
+
+def missing(site: Site, fact: str, what: str, example: str, kind: Literal["anywhere", "here"] = "anywhere") -> Problem:
+    found = f"`{site.find[fact]}` tells; " if fact in site.find else ""
+    fix = f"{found}write --site-set {fact}={example}, or make a site file of your own with `extends: {site.name}`"
+    return Problem(f"{site.file}  {fact}", f"not known for the site {site.name}: {what}", fix, kind)

@@ -1,0 +1,213 @@
+"""What is decided for a job where its user did not: account, nodes, queue, walltime, layout and batch; each with its reason.
+
+Changes when a decision is made another way.  Reads nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from neox_hpc.errors import Problem
+from neox_hpc.memory import HEADROOM, estimate_memory, fullest, in_gib
+from neox_hpc.outline import device_of, memory_of_rank
+from neox_hpc.request import Request
+from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.settings import Loaded
+from neox_hpc.site import NodeBin, Queue, Site, show_walltime
+from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig
+
+PUBLISHED_VOCABULARIES = {"HFTokenizer": 50277, "CharLevelTokenizer": 512}
+"""Tokens of a tokenizer whose file is not here: GPT-NeoX-20B's (arXiv:2204.06745, section 3.2); else GPT-2's."""
+GPT2_VOCABULARY = 50257
+MOST_NODES = 16384
+"""How far the fewest nodes are looked for where neither site nor queue has a limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A value, and the reason to show; or the problem that prevents it."""
+
+    value: int | None = None
+    reason: str = ""
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Who pays, and where that was read."""
+
+    name: str | None = None
+    place: str = "--account"
+
+
+def choose_account(loaded: Loaded, site: Site, request: Request) -> Account:
+    """``--account``, else the user's configuration, else ``account:``, else the scheduler's variable."""
+    if "account" not in SCHEDULERS[site.scheduler].takes:
+        return Account()
+    if request.account is not None:
+        return Account(name=request.account)
+    written = loaded.config.launch.account
+    sources = (request.user_account, written and (loaded.where("account"), written), request.environment_account)
+    return next((Account(name=name, place=place) for place, name in filter(None, sources)), Account())
+
+
+def choose_nodes(loaded: Loaded, site: Site, request: Request, queue: str | None, ranks: int, vocab: int) -> Decision:
+    """``--nodes``, else num_nodes, else solved from the batch equation, else the fewest that hold the model's cut and fit."""
+    config = loaded.config
+    if request.nodes is not None:
+        decision = Decision(value=request.nodes)
+        where = "--nodes"
+    elif config.launch.num_nodes > 0:
+        decision = Decision(value=config.launch.num_nodes, reason=f"nodes: {config.launch.num_nodes}, from num_nodes")
+        where = loaded.where("num_nodes")
+    else:
+        decision = Decision(value=1) if site.max_nodes == 1 else _solve_nodes(loaded, site, queue, ranks, vocab)
+        where = loaded.where("train_batch_size") if config.deepspeed.train_batch_size else loaded.where("model_parallel_size")
+    if decision.value is not None and site.max_nodes is not None and decision.value > site.max_nodes:
+        wrong = f"{decision.value} nodes, and {site.name} gives a job at most {site.max_nodes}"
+        most = min(site.max_nodes, max((node_bin.max_nodes for node_bin in bins_of(site, queue)), default=site.max_nodes))
+        return Decision(problem=Problem(where, wrong, f"ask for at most {most}, or choose another site"))
+    if decision.value is not None and decision.value < 1:
+        return Decision(problem=Problem(where, f"{decision.value} nodes", "ask for at least 1"))
+    return decision
+
+
+def _solve_nodes(loaded: Loaded, site: Site, queue: str | None, ranks: int, vocab: int) -> Decision:
+    deepspeed, cell = loaded.config.deepspeed, cell_of(loaded.config)
+    train, micro = deepspeed.train_batch_size, deepspeed.train_micro_batch_size_per_gpu
+    accumulation = deepspeed.gradient_accumulation_steps
+    if not (train and micro and accumulation):
+        return _fewest_nodes(loaded, site, queue, ranks, vocab)
+    world, rest = divmod(train * cell, micro * accumulation)
+    product = f"train_batch_size {train} / (micro {micro} x accumulation {accumulation}) x {cut_of(loaded.config)}"
+    if rest or world == 0 or world % ranks:
+        wrong = f"{product} = {train * cell / (micro * accumulation):g} ranks, which do not fill nodes of {ranks}"
+        fix = f"make train_batch_size a multiple of {micro * accumulation * ranks // math.gcd(ranks, cell)}, or give --nodes"
+        return Decision(problem=Problem(loaded.where("train_batch_size"), wrong, fix))
+    return Decision(value=world // ranks, reason=f"nodes: {world // ranks}, from {product} = {world} ranks")
+
+
+def _fewest_nodes(loaded: Loaded, site: Site, queue: str | None, ranks: int, vocab: int) -> Decision:
+    """The fewest whose ranks hold the cut whole, multiply out with the batch, and have the memory; else the fewest for the cut."""
+    cell = cell_of(loaded.config)
+    fewest = cell // math.gcd(cell, ranks)
+    limits = [node_bin.max_nodes for node_bin in bins_of(site, queue)]
+    held = f"the fewest whose {ranks} ranks each hold {cut_of(loaded.config)} whole"
+    for nodes in range(fewest, max(limits, default=site.max_nodes or MOST_NODES) + 1, fewest):
+        if _fits(loaded.config, site, nodes, ranks, vocab):
+            also = "" if nodes == fewest else " and multiply out with the batch and the GPUs' memory"
+            return Decision(value=nodes, reason=f"nodes: {nodes}, {held}{also}")
+    return Decision(value=fewest, reason=f"nodes: {fewest}, {held}")
+
+
+def _fits(config: RunConfig, site: Site, nodes: int, ranks: int, vocab: int) -> bool:
+    try:
+        layout = config.layout(nodes * ranks)
+        batch = config.batch_sizes(layout)
+        memory = estimate_memory(config, layout, batch, vocab, device_of(site))
+    except ValueError:
+        return False
+    room = memory_of_rank(site, ranks)
+    return memory is None or room is None or fullest(memory).peak <= room * HEADROOM
+
+
+def choose_queue(site: Site, request: Request) -> str | None:
+    return request.queue or site.default_queue
+
+
+def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int) -> Decision:
+    """``--time``, else the queue's limit for that many nodes, else none: the queue's own default."""
+    if "walltime" not in SCHEDULERS[site.scheduler].takes:
+        return Decision()
+    known = queue_of(site, queue)
+    if known is None or not known.bins:
+        reason = (
+            "" if request.walltime_s else "walltime: not given and no limit known, so the queue's own default; --time 2h sets it"
+        )
+        return Decision(value=request.walltime_s, reason=reason)
+    limit = next((node_bin for node_bin in known.bins if node_bin.min_nodes <= nodes <= node_bin.max_nodes), None)
+    if limit is None:
+        fix = f"it takes {ranges(known.bins)}: change --nodes or --queue"
+        where = "--nodes" if request.nodes is not None else "--queue"
+        return Decision(problem=Problem(where, f"queue {queue} takes no job of {nodes} nodes", fix))
+    if request.walltime_s is not None and request.walltime_s > limit.walltime:
+        wrong = (
+            f"{show_walltime(request.walltime_s)} is beyond the {show_walltime(limit.walltime)} of queue {queue}"
+            f" for {count(nodes, 'node')}"
+        )
+        return Decision(problem=Problem("--time", wrong, f"write --time {show_walltime(limit.walltime)} or less"))
+    if request.walltime_s is not None:
+        return Decision(value=request.walltime_s)
+    return Decision(
+        value=limit.walltime,
+        reason=f"walltime: {show_walltime(limit.walltime)}, the limit of queue {queue} for {count(nodes, 'node')}",
+    )
+
+
+def solve_layout(loaded: Loaded, site: Site, world: int, vocab: int) -> tuple[Layout | None, BatchSizes | None, list[Problem]]:
+    try:
+        layout = loaded.config.layout(world)
+    except ValueError as error:
+        cell = cell_of(loaded.config)
+        fix = f"{cut_of(loaded.config)} needs a multiple of {cell} ranks and {site.name} gives {world}: "
+        fix += "take more nodes or a larger site"
+        fix += _what_would_hold(loaded.config, cell, vocab)
+        return None, None, [Problem(loaded.where("model_parallel_size"), str(error).partition(": ")[0], fix)]
+    try:
+        return layout, loaded.config.batch_sizes(layout), []
+    except ValueError as error:
+        given = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+        key = next((key for key in given if key in loaded.places), given[1])
+        wrong, _, fix = str(error).partition(": ")
+        return layout, None, [Problem(loaded.where(key), wrong, fix or "change one of them, or --nodes")]
+
+
+def _what_would_hold(config: RunConfig, cell: int, vocab: int) -> str:
+    """The smallest machine for a configuration, in words; nothing where that cannot be told."""
+    try:
+        layout = config.layout(cell)
+        memories = estimate_memory(config, layout, config.batch_sizes(layout), vocab)
+    except ValueError:
+        return ""
+    if memories is None:
+        return ""
+    memory = fullest(memories)
+    return f"; {cell} GPUs of {in_gib(int(memory.peak / HEADROOM))} GiB each would hold it ({memory} GiB)"
+
+
+def queue_of(site: Site, name: str | None) -> Queue | None:
+    return (site.queues or {}).get(name) if name is not None else None
+
+
+def bins_of(site: Site, queue: str | None) -> tuple[NodeBin, ...]:
+    known = queue_of(site, queue)
+    return known.bins if known is not None else ()
+
+
+def cell_of(config: RunConfig) -> int:
+    return config.parallelism.model_parallel_size * max(1, config.parallelism.pipe_parallel_size)
+
+
+def cut_of(config: RunConfig) -> str:
+    return f"tensor {config.parallelism.model_parallel_size} x pipe {max(1, config.parallelism.pipe_parallel_size)}"
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('ch') else 's'}"
+
+
+def ranges(bins: tuple[NodeBin, ...]) -> str:
+    """``1 to 9472 nodes``; ranges that touch are one."""
+    ranges: list[tuple[int, int]] = []
+    for node_bin in bins:
+        if ranges and ranges[-1][1] + 1 == node_bin.min_nodes:
+            ranges[-1] = (ranges[-1][0], node_bin.max_nodes)
+        else:
+            ranges.append((node_bin.min_nodes, node_bin.max_nodes))
+    return ", ".join(f"{first} to {last} nodes" for first, last in ranges)
+
+
+def published_vocabulary(config: RunConfig) -> int:
+    """Tokens of the tokenizer that a configuration names, from its publication."""
+    return PUBLISHED_VOCABULARIES.get(config.tokenizer.tokenizer_type, GPT2_VOCABULARY)

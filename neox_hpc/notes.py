@@ -1,0 +1,73 @@
+"""What a user should know of a job though nothing is wrong with it.  Reads nothing.
+
+Changes when a plan has something more to tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from neox_hpc.decisions import Account, count, published_vocabulary
+from neox_hpc.outline import bubble_share
+from neox_hpc.probe import Facts
+from neox_hpc.request import Request
+from neox_hpc.run_paths import inputs
+from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.settings import Loaded
+from neox_hpc.site import Site
+from neox_hpc.vocabulary import KEYS, BatchSizes, Layout, RunConfig
+
+LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment")
+"""Keys of the section launch that a plan follows; the site's launcher takes the place of the others."""
+
+
+def default_notes(loaded: Loaded, site: Site, request: Request, account: Account, queue: str | None) -> Iterator[str]:
+    """Account and queue, where they were not asked for; keys that the site's launcher replaces."""
+    if account.name is not None and request.account is None:
+        yield f"account: {account.name}, from {account.place}"
+    if queue is not None and request.queue is None:
+        yield f"queue: {queue}, the default of {site.name}"
+    takes = SCHEDULERS[site.scheduler].takes
+    unused = [key for key in ("account", "comment") if key not in takes]
+    given = [key for key, section in KEYS.items() if section == "launch" and key in loaded.places]
+    replaced = [loaded.where(key).replace("  ", " ") for key in given if key not in LAUNCH_KEYS or key in unused]
+    if replaced:
+        yield f"not used, the site's scheduler and launcher ({site.launcher}) take their place: {', '.join(replaced)}"
+    tensor = loaded.config.parallelism.model_parallel_size
+    if loaded.config.parallelism.sequence_parallel and tensor == 1:
+        yield "layout: sequence_parallel changes nothing with model_parallel_size 1"
+    if site.node.ranks and site.node.ranks % tensor:
+        yield f"layout: groups of model_parallel_size {tensor} cross nodes of {site.node.ranks} ranks, so their traffic does too"
+
+
+def batch_note(config: RunConfig, layout: Layout, batch: BatchSizes) -> list[str]:
+    """How large a step is, where the configuration does not say it: it grows with the nodes."""
+    if config.deepspeed.train_batch_size is not None:
+        return []
+    product = f"micro {batch.micro} x accumulation {batch.accumulation} x {layout.data} data-parallel"
+    return [f"batch: {batch.train} sequences a step = {product}"]
+
+
+def pipeline_note(layout: Layout, batch: BatchSizes) -> list[str]:
+    """How long stages wait, where a step has too few micro-batches to fill them."""
+    if batch.accumulation >= layout.pipe:
+        return []
+    few, share = count(batch.accumulation, "micro-batch"), bubble_share(layout, batch)
+    return [
+        f"pipeline: {few} a step for {layout.pipe} stages leaves them idle {share:.0%} of the time; "
+        "more gradient_accumulation_steps fill it"
+    ]
+
+
+def unknown_notes(site: Site, loaded: Loaded, request: Request, facts: Facts) -> list[str]:
+    notes = []
+    if facts.vocab_size is None:
+        notes.append(
+            f"vocabulary: its file cannot be read here; {published_vocabulary(loaded.config)} tokens are assumed for the memory"
+        )
+    if site.node.cores is None:
+        notes.append(f"cores: node.cores of {site.name} is not known, so a rank gets the scheduler's default (often one core)")
+    unseen = [path.key for path in inputs(loaded.config, request.cwd) if any(file not in facts.exists for file in path.files)]
+    if unseen:
+        notes.append(f"not checked, cannot be seen from here: {', '.join(unseen)}")
+    return notes

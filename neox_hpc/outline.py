@@ -1,0 +1,104 @@
+"""The sizes of a job: layout, batch, stages, memory, tokens.  Known also where something else is wrong with it.
+
+Changes when a size is added that a user wants to see before a job exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from neox_hpc.memory import GIB, Memory, count_parameters, estimate_memory, stages
+from neox_hpc.site import Site
+from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """The sizes of a job, known also where something else is wrong with it."""
+
+    nodes: int
+    ranks_per_node: int
+    layout: Layout
+    batch: BatchSizes
+    stages: tuple[range, ...]
+    """Layers of each pipeline stage: of embedding, blocks, final norm and head."""
+    memory: tuple[Memory, ...] | None
+    """Of a rank of each stage; ``None`` where it is not estimated."""
+    room: float | None
+    """Bytes that a rank has, if known."""
+    queue: str | None
+    walltime_s: int | None
+    vocab_size: int
+    """Tokens of the tokenizer, or those that are assumed."""
+    parameters: int
+    """Of the whole network, padding included."""
+    sequence: int
+    """Tokens of a sequence."""
+    steps: int | None
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Tokens that one optimizer step sees."""
+        return self.batch.train * self.sequence
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that the whole training sees."""
+        return None if self.steps is None else self.tokens_a_step * self.steps
+
+    @property
+    def node_hours(self) -> float | None:
+        """What the job may use at most: its nodes for its walltime."""
+        return None if self.walltime_s is None else self.nodes * self.walltime_s / 3600
+
+
+def make_outline(
+    config: RunConfig,
+    site: Site,
+    nodes: int,
+    ranks: int,
+    layout: Layout,
+    batch: BatchSizes,
+    queue: str | None,
+    walltime_s: int | None,
+    vocab: int,
+) -> Outline | None:
+    """``None`` where the layers cannot be dealt to stages."""
+    try:
+        memory = estimate_memory(config, layout, batch, vocab, device_of(site))
+        dealt = stages(config, layout, vocab)
+    except ValueError:  # told already: layers that cannot be dealt to stages
+        return None
+    return Outline(
+        nodes=nodes,
+        ranks_per_node=ranks,
+        layout=layout,
+        batch=batch,
+        stages=dealt,
+        memory=memory,
+        room=memory_of_rank(site, ranks),
+        queue=queue,
+        walltime_s=walltime_s,
+        vocab_size=vocab,
+        parameters=count_parameters(config, Layout(world_size=1), vocab),
+        sequence=config.architecture.seq_length,
+        steps=config.training.train_iters,
+    )
+
+
+def bubble_share(layout: Layout, batch: BatchSizes) -> float:
+    """Share of a step that a stage waits: (p - 1) / (m + p - 1) of p stages and m micro-batches (arXiv:2104.04473, section 2.2)."""
+    return (layout.pipe - 1) / (batch.accumulation + layout.pipe - 1)
+
+
+def device_of(site: Site) -> Literal["cpu", "gpu"]:
+    return "cpu" if site.node.gpus == 0 else "gpu"
+
+
+def memory_of_rank(site: Site, ranks: int) -> float | None:
+    """Bytes: a GPU's own memory, or a CPU rank's share of the node's."""
+    node = site.node
+    if node.gpus:
+        return node.gpu_memory_gib and node.gpu_memory_gib * GIB
+    return node.memory_gib and node.memory_gib * GIB / ranks
