@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.nn import functional
 
 from model.config import read_run
@@ -17,6 +19,7 @@ from model.engine.trainer import StepResult, Trainer
 from model.failure import FailedElsewhere
 from model.layers.block import Block
 from model.layers.cache import LayerCache
+from model.layers.ends import Head
 from model.layers.stage import Stage
 from model.ranks import Ranks
 from model.training import train_joined
@@ -45,11 +48,11 @@ def refusal(run_file: Path) -> str:
     raise AssertionError("the run was not refused")
 
 
-def refusal_with_infinity(run_file: Path, layer: int, step: int) -> str:
-    """The same, where from the second micro-batch of a step on a layer gives infinity on the rank that holds it."""
+def refusal_with_infinity(run_file: Path, layer: int | None, step: int) -> str:
+    """The same, where from a step's second micro-batch on a layer (``None``: the head) gives infinity on the rank that holds it."""
     steps: list[int] = []
     passes: list[int] = []
-    forward, train_step = Block.forward, Trainer.train_step
+    forward, head_forward, train_step = Block.forward, Head.forward, Trainer.train_step
 
     def counted(self: Trainer, batches: Iterable[Batch], rate: float) -> StepResult:
         steps.append(1)
@@ -63,5 +66,13 @@ def refusal_with_infinity(run_file: Path, layer: int, step: int) -> str:
         passes.append(1)
         return out if len(passes) % 2 else out._replace(x=out.x * float("inf"))
 
-    with mock.patch.object(Block, "forward", infinite), mock.patch.object(Trainer, "train_step", counted):
+    def infinite_loss(self: Head, *args: Any, **options: Any) -> Tensor:
+        loss = head_forward(self, *args, **options)
+        if layer is not None or len(steps) < step:
+            return loss
+        passes.append(1)
+        return loss if len(passes) % 2 else loss * float("inf")
+
+    broken = mock.patch.object(Block, "forward", infinite), mock.patch.object(Head, "forward", infinite_loss)
+    with broken[0], broken[1], mock.patch.object(Trainer, "train_step", counted):
         return refusal(run_file)

@@ -209,6 +209,17 @@ def test_the_layer_that_first_gives_no_number_is_named_and_the_checkpoint_before
     assert len(curve(tmp_path / "run")) == 2
 
 
+@pytest.mark.parametrize("keys", [{}, {"pipe_parallel_size": 2}], ids=["one stage", "two stages"])
+def test_a_loss_that_overflows_in_the_head_is_named(tmp_path: Path, two_ranks: RankPool, keys: dict[str, Any]) -> None:
+    run_file = write_tiny_run(tmp_path / "run", checkpoint_factor=2, hidden_dropout=0.0, gradient_accumulation_steps=2, **keys)
+    said = "".join(two_ranks.run("tests.model.cases_training:refusal_with_infinity", run_file, None, 3))
+    assert re.match(
+        r"step 3: the (loss|norm of the gradient) is (nan|inf): the loss is the first that is not finite, in micro-", said
+    )
+    assert "in micro-batch 2\n" in said
+    assert len(curve(tmp_path / "run")) == 2
+
+
 def test_stages_with_partitioned_gradients_are_refused_by_the_training_too(tmp_path: Path, two_ranks: RankPool) -> None:
     run_file = write_tiny_run(tmp_path / "run", pipe_parallel_size=2, zero_optimization={"stage": 2})
     assert "zero_optimization.stage 2 cannot be combined with 2 pipeline stages\n  fix: " in two_ranks.run(REFUSAL, run_file)[0]
