@@ -6,9 +6,13 @@ Changes when something more can be found before a job is queued.
 from __future__ import annotations
 
 import difflib
+import re
+import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
+from neox_hpc.containers import CONTAINERS, is_fetched
 from neox_hpc.decisions import Account, count
 from neox_hpc.errors import Problem
 from neox_hpc.memory import HEADROOM, Memory, fullest, in_gib, stages
@@ -18,7 +22,8 @@ from neox_hpc.request import Request
 from neox_hpc.run_paths import inputs
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded
-from neox_hpc.site import Site
+from neox_hpc.site import UNFINISHED, WAYS, Site
+from neox_hpc.software import has_software, image_of
 from neox_hpc.vocabulary import Layout, RunConfig
 
 MISSING_ACCOUNT = "MISSING_ACCOUNT"
@@ -111,16 +116,52 @@ def check_inputs(loaded: Loaded, request: Request, facts: Facts) -> Iterator[Pro
             )
 
 
-def check_software(site: Site, facts: Facts) -> Iterator[Problem]:
-    python = site.software.python
-    if python is None:
-        yield missing(
+def check_software(site: Site, request: Request, facts: Facts) -> Iterator[Problem]:
+    image = image_of(site, request)
+    if image is not None:
+        yield from _check_image(site, request, facts, image)
+        return
+    if not has_software(site):
+        problem = missing(
             site, "software.python", "the Python of the environment with torch and DeepSpeed", "/path/to/env/bin/python", "here"
         )
-    elif facts.exists.get(python) is False:
-        yield Problem(
-            f"{site.file}  software.python", f"no such file here: {python}", "write --site-set software.python=/path", "here"
-        )
+        ways = f"`neox-hpc env create --site {site.name}` builds one, and --container IMAGE runs an image"
+        yield replace(problem, fix=f"{problem.fix}; {ways}")
+        return
+    named = next(key for _, key in WAYS if getattr(site.software, key) is not None)
+    where = request.software_place or f"{site.file}  software.{named}"
+    venv, python = site.software.venv, site.software.interpreter
+    if venv is not None and facts.exists.get(f"{venv}/{UNFINISHED}"):
+        fix = f"rm -r {shlex.quote(venv)}; neox-hpc env create --site {site.name} --path {shlex.quote(venv)}"
+        yield Problem(where, f"{venv} is half-built: an `env create` was interrupted", fix, "here")
+    elif python is not None and facts.exists.get(python) is False:
+        given = "/path/to/env/bin/python" if named == "python" else "/path/to/env"
+        yield Problem(where, f"no such file here: {python}", f"write --site-set software.{named}={given}", "here")
+
+
+def _check_image(site: Site, request: Request, facts: Facts, image: str) -> Iterator[Problem]:
+    """An image that can be run there, and that needs not be fetched when the ranks start."""
+    runtime = site.container.runtime
+    where = "--container" if request.container is not None else request.software_place or f"{site.file}  container.image"
+    if runtime is None:
+        told = f"`{site.find['container.runtime']}` tells; " if "container.runtime" in site.find else ""
+        fix = f"{told}write --site-set container.runtime=NAME ({', '.join(CONTAINERS)}), or run without one: --container none"
+        yield Problem(where, f"no container runtime of the site {site.name} is known", fix, "here")
+    elif runtime == "docker":
+        if image.startswith(("/", ".", "~")) or image.endswith(".sif") or not _DOCKER_NAME.fullmatch(image):
+            yield Problem(where, f"{image!r} is not the name of a Docker image", "write NAME or NAME:TAG, as `docker images` shows it")
+    elif is_fetched(image):
+        wrong = f"{image} would be fetched by every rank when the job starts, and compute nodes may reach no network"
+        name = re.sub(r"[^\w.-]+", "-", image.rpartition("/")[2]) or "image"
+        fix = f"fetch it once where there is network: {runtime} pull {name}.sif {shlex.quote(image)}; then --container {name}.sif"
+        yield Problem(where, wrong, fix, "here")
+    elif facts.exists.get(image) is False:
+        fix = f"a relative path counts from {request.cwd}; correct it, or make the image"
+        yield Problem(where, f"no such image here: {image}", fix, "here")
+
+
+_DOCKER_NAME = re.compile(r"[a-z0-9][\w./-]*(:\d+/[\w./-]+)?(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
+"""A reference of the distribution project: registry, path, tag, digest."""
 
 
 def check_model(loaded: Loaded, site: Site, vocab: int) -> Iterator[Problem]:

@@ -31,6 +31,9 @@ class Marked:
     problems: tuple[Problem, ...] = ()
 
 
+NOTHING = Marked()
+
+
 def read_marked(path: Path, shown: str, *, dashes: bool = False) -> Marked:
     """Read a file whose top level is a mapping.  ``dashes``: a top-level key's dashes are underscores (GPT-NeoX's rule)."""
     try:

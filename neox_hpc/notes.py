@@ -15,6 +15,7 @@ from neox_hpc.run_paths import inputs
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded
 from neox_hpc.site import Site
+from neox_hpc.software import has_software, image_of
 from neox_hpc.vocabulary import KEYS, BatchSizes, Layout, RunConfig
 
 LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment")
@@ -38,6 +39,19 @@ def default_notes(loaded: Loaded, site: Site, request: Request, account: Account
         yield "layout: sequence_parallel changes nothing with model_parallel_size 1"
     if site.node.ranks and site.node.ranks % tensor:
         yield f"layout: groups of model_parallel_size {tensor} cross nodes of {site.node.ranks} ranks, so their traffic does too"
+
+
+def software_notes(site: Site, request: Request) -> list[str]:
+    """What the ranks run in, where the command line does not say it."""
+    image, runtime = image_of(site, request), site.container.runtime
+    if image is not None:
+        return [f"software: image {image}, run by {runtime}"] if runtime is not None else []
+    if not has_software(site):
+        return [f"software: {site.name} has {runtime}: --container IMAGE.sif needs no environment"] if runtime is not None else []
+    if request.software_place is not None:
+        given = site.software.venv or site.software.conda or site.software.module or site.software.python
+        return [f"software: {given}, from {request.software_place}"]
+    return []
 
 
 def batch_note(config: RunConfig, layout: Layout, batch: BatchSizes) -> list[str]:

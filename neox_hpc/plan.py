@@ -19,7 +19,6 @@ from neox_hpc.checks import (
     check_words,
     missing,
 )
-from neox_hpc.containers import CONTAINERS
 from neox_hpc.decisions import (
     Account,
     choose_account,
@@ -32,16 +31,15 @@ from neox_hpc.decisions import (
 )
 from neox_hpc.errors import Problem
 from neox_hpc.launchers import Shell, Step
-from neox_hpc.notes import batch_note, default_notes, pipeline_note, unknown_notes
+from neox_hpc.notes import batch_note, default_notes, pipeline_note, software_notes, unknown_notes
 from neox_hpc.outline import Outline, make_outline
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
 from neox_hpc.run_paths import with_absolute_paths
 from neox_hpc.settings import Loaded
 from neox_hpc.site import EnvValue, Site
+from neox_hpc.software import Software, choose_software
 from neox_hpc.vocabulary import BatchSizes, Layout, Origin, RunFile
-
-MISSING_SOFTWARE = "MISSING_SOFTWARE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +64,8 @@ class Plan:
     directives: tuple[str, ...]
     """The site's and the queue's own."""
     env: tuple[tuple[str, EnvValue], ...]
+    software: Software
+    """What the ranks run in."""
     step: Step
     """The training's parallel start."""
     run: RunFile
@@ -97,7 +97,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     site, gpu_ids = with_machine(site, facts)
     account = choose_account(loaded, site, request)
     problems = [*check_words(site, request), *check_account(loaded, site, account)]
-    problems += [*check_inputs(loaded, request, facts), *check_software(site, facts)]
+    problems += [*check_inputs(loaded, request, facts), *check_software(site, request, facts)]
     problems += [Problem(loaded.where(p.key), p.wrong, p.fix, "untrained") for p in loaded.config.untrained()]
     vocab = facts.vocab_size or published_vocabulary(loaded.config)
     ranks = site.node.ranks
@@ -112,6 +112,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     layout, batch, wrong = solve_layout(loaded, site, (nodes.value or 1) * ranks, vocab)
     problems += wrong
     notes = [*loaded.notes, *(decision.reason for decision in (nodes, walltime) if decision.reason)]
+    notes += software_notes(site, request)
     notes += [*default_notes(loaded, site, request, account, queue), *unknown_notes(site, loaded, request, facts)]
     outline = None
     if layout is not None and batch is not None and nodes.value is not None:
@@ -122,7 +123,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
         problems, notes = problems + wrong, notes + told
     if layout is None or batch is None or nodes.value is None or any(problem.kind == "anywhere" for problem in problems):
         return Planned(plan=None, problems=tuple(problems), notes=tuple(notes), outline=outline)
-    plan = _assemble(loaded, site, request, nodes.value, ranks, layout, batch, account, queue, walltime.value, gpu_ids)
+    plan = _assemble(loaded, site, request, nodes.value, ranks, layout, batch, account, queue, walltime.value, gpu_ids, facts)
     return Planned(plan=plan, problems=tuple(problems), notes=tuple(notes), outline=outline)
 
 
@@ -138,8 +139,8 @@ def with_machine(site: Site, facts: Facts) -> tuple[Site, tuple[str, ...]]:
         "cores": node.cores or machine.cores,
         "memory_gib": node.memory_gib or machine.memory_gib,
     }
-    software = site.software.model_copy(update={"python": site.software.python or machine.python})
-    site = site.model_copy(update={"node": node.model_copy(update=filled), "software": software})
+    found = {"python": machine.python} if site.way is None else {}
+    site = site.model_copy(update={"node": node.model_copy(update=filled), "software": site.software.model_copy(update=found)})
     return site, machine.gpu_ids[:gpus]
 
 
@@ -155,10 +156,13 @@ def _assemble(
     queue: str | None,
     walltime_s: int | None,
     gpu_ids: tuple[str, ...],
+    facts: Facts,
 ) -> Plan:
     gpus = site.node.gpus or 0
     cores = max(1, site.node.cores // ranks) if site.node.cores is not None else None
     known = queue_of(site, queue)
+    env = _env(site, nodes, gpus, cores)
+    software = choose_software(loaded.config, site, request, facts, dict(env))
     step = Step(
         nodes=nodes,
         ranks_per_node=ranks,
@@ -166,8 +170,8 @@ def _assemble(
         cpu_masks=site.node.cpu_masks,
         gpu_ids=gpu_ids,
         launcher_args=site.launcher_args,
-        container=CONTAINERS[site.container](),
-        python=site.software.python or MISSING_SOFTWARE,
+        container=software.container,
+        python=software.python,
         module="model.train",
         module_args=(Shell("$run/run.json"),),  # as the script names it
     )
@@ -186,7 +190,8 @@ def _assemble(
         queue=known.partition or queue if known else queue,
         walltime_s=walltime_s,
         directives=(*site.directives, *(known.directives if known else ())),
-        env=_env(site, nodes, gpus, cores),
+        env=env,
+        software=software,
         step=step,
         run=_run_file(loaded, site, request, layout.world_size, "gpu" if gpus else "cpu"),
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from neox_hpc.run_paths import inputs
-from neox_hpc.site import Accelerator, Site
+from neox_hpc.site import UNFINISHED, Accelerator, Site
 from neox_hpc.vocabulary import RunConfig
 
 GIB = 2**30
@@ -34,20 +35,37 @@ class Facts:
 
     exists: Mapping[str, bool] = field(default_factory=dict)
     """Absolute path -> whether it is there; a path that cannot be known is absent."""
+    real: Mapping[str, str] = field(default_factory=dict)
+    """Absolute path -> the same without symbolic links, where that differs."""
     machine: Machine = Machine()
     """For a site with ``here: true`` only."""
     vocab_size: int | None = None
     """Tokens of the tokenizer."""
 
 
-def probe(config: RunConfig, site: Site, *, cwd: Path, environ: Mapping[str, str], root: Path = Path("/")) -> Facts:
-    """Look at the paths of the configuration and, where the site is this machine, at the machine."""
+def probe(
+    config: RunConfig,
+    site: Site,
+    *,
+    cwd: Path,
+    environ: Mapping[str, str],
+    root: Path = Path("/"),
+    image: str | None = None,
+    bound: Iterable[str] = (),
+) -> Facts:
+    """Look at the paths of the configuration and of the software, and, where the site is this machine, at the machine.
+
+    Args:
+        image: the file of the container.
+        bound: the paths that it is given.
+    """
     wanted = [file for path in inputs(config, str(cwd)) for file in path.files]
-    if site.software.python:
-        wanted.append(site.software.python)
+    software = site.software
+    wanted += [path for path in (software.interpreter, software.venv and f"{software.venv}/{UNFINISHED}", image) if path]
     exists = {path: found for path in wanted if (found := _exists(path)) is not None}
     machine = read_machine(environ, root) if site.here else Machine()
-    return Facts(exists=exists, machine=machine, vocab_size=read_vocab_size(config, cwd))
+    real = {path: resolved for path in bound if (resolved := os.path.realpath(path)) != path}
+    return Facts(exists=exists, real=real, machine=machine, vocab_size=read_vocab_size(config, cwd))
 
 
 def read_vocab_size(config: RunConfig, cwd: Path) -> int | None:

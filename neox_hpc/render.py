@@ -6,7 +6,6 @@ Templates may loop, include and quote; every decision is in the plan.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -20,11 +19,10 @@ from neox_hpc.plan import Plan
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.site import EnvValue
 from neox_hpc.vocabulary import write_run
+from neox_hpc.words import expanding
 
 JobFiles = Mapping[str, str]
 """Path relative to the run directory -> text: job.sh, run.json, plan.json."""
-
-_EXPANSION = re.compile(r"(\$\{[A-Za-z_][A-Za-z0-9_]*\})")
 
 
 def render(plan: Plan) -> JobFiles:
@@ -53,6 +51,7 @@ def render_summary(plan: Plan) -> str:
         "site": plan.site.name,
         "scheduler": plan.site.scheduler,
         "launcher": plan.site.launcher,
+        "software": plan.software.told,
         "nodes": plan.nodes,
         "ranks_per_node": plan.ranks_per_node,
         "world_size": plan.layout.world_size,
@@ -72,7 +71,7 @@ def quote(value: Any) -> str:
     if isinstance(value, Shell):
         return f'"{value}"'
     if isinstance(value, EnvValue):
-        return _expanding(value.value) if value.expand else shlex.quote(value.value)
+        return quote(expanding(value.value)) if value.expand else shlex.quote(value.value)
     return shlex.quote(str(value))
 
 
@@ -85,15 +84,6 @@ def wrap(words: Iterable[Any], indent: int = 2, width: int = 110) -> str:
             lines.append("")
         lines[-1] += f" {word}" if lines[-1] else word
     return (" \\\n" + " " * indent).join(lines)
-
-
-def _expanding(text: str) -> str:
-    """``${NAME}`` stays for the shell (empty when it is not set); everything else is literal."""
-    parts = [
-        f"${{{part[2:-1]}:-}}" if _EXPANSION.fullmatch(part) else re.sub(r'([\\$`"])', r"\\\1", part)
-        for part in _EXPANSION.split(text)
-    ]
-    return f'"{"".join(parts)}"'
 
 
 @cache

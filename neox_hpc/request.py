@@ -30,6 +30,10 @@ class Request:
     environment_account: tuple[str, str] | None = None
     """Variable and account, where the scheduler reads one."""
     queue: str | None = None
+    container: str | None = None
+    """Image, or `none`."""
+    software_place: str | None = None
+    """Where the user's own configuration says what the ranks run in, if it does."""
 
 
 def run_name(name: str | None, config_files: tuple[str, ...]) -> str:

@@ -17,6 +17,7 @@ DATA_PREFIXES = ("data_path", *(key for key in KEYS if key.endswith("_data_paths
 INPUT_FILES = ("vocab_file", "merge_file", "sample_input_file", "base_shapes_file")
 INPUT_FOLDERS = ("load",)
 OUTPUTS = ("save", "sample_output_file", "tensorboard_dir", "log_dir", "memory_profiling_path")
+OUTPUT_FOLDERS = ("save", "tensorboard_dir", "log_dir")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,15 @@ def inputs(config: RunConfig, cwd: str) -> Iterator[InputPath]:
         if values[key] is not None and not (key == "load" and continues(config)):
             path = _absolute(values[key], cwd)
             yield InputPath(key, path, (path,))
+
+
+def outputs(config: RunConfig, run_dir: str) -> Iterator[str]:
+    """The directories that a training writes to, absolute."""
+    values = config.keys()
+    for key in OUTPUTS:
+        if values[key] is not None:
+            path = _absolute(values[key], run_dir)
+            yield path if key in OUTPUT_FOLDERS else os.path.dirname(path)
 
 
 def continues(config: RunConfig) -> bool:

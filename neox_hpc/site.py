@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from neox_hpc.containers import CONTAINERS
+from neox_hpc.containers import CONTAINERS, is_fetched
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.launchers import LAUNCHERS, cores_of
-from neox_hpc.marked_yaml import Marked, assign, located, merged, read_marked
+from neox_hpc.marked_yaml import NOTHING, Marked, assign, located, merged, read_marked
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.share import share
 
@@ -169,6 +169,7 @@ class Modules(_Facts):
     """Environment modules; outside a login shell ``module`` comes from ``init``."""
 
     init: str | None = Field(default=None, description="File to source first, e.g. /etc/profile.d/modules.sh.")
+    use: tuple[str, ...] = Field(default=(), strict=False, description="Directories for `module use`, before load.")
     load: tuple[str, ...] = Field(default=(), strict=False)
 
 
@@ -184,16 +185,88 @@ class Network(_Facts):
 
 
 class Software(_Facts):
-    """What the ranks run in."""
+    """What the ranks run in outside of a container: one of the first four."""
 
     python: str | None = Field(default=None, description="Python of the environment that holds torch and DeepSpeed; absolute.")
+    venv: str | None = Field(default=None, description="A virtual environment's directory: its bin comes first on PATH.")
+    conda: str | None = Field(
+        default=None, description="A conda environment's directory: its bin comes first on PATH, its activation scripts are sourced."
+    )
+    module: str | None = Field(default=None, description="A module that brings python3 with torch and DeepSpeed.")
+    index_url: str | None = Field(
+        default=None, description="Package index with this machine's builds of torch, for `env create`; null: pip's own."
+    )
+    constraints: str | None = Field(
+        default=None, description="File of pinned versions for `env create`; null: neox-hpc's own constraints.txt."
+    )
 
-    @field_validator("python")
+    @field_validator("python", "venv", "conda", "constraints")
     @classmethod
-    def _absolute(cls, python: str | None) -> str | None:
-        if python is not None and not python.startswith("/"):
-            raise ValueError(f"{python!r} is not an absolute path: write the result of `command -v python3` there")
-        return python
+    def _absolute(cls, path: str | None, info: Any) -> str | None:
+        if path is not None and not path.startswith("/"):
+            tells = "the result of `command -v python3` there" if info.field_name == "python" else "the whole path"
+            raise ValueError(f"{path!r} is not an absolute path: write {tells}")
+        return path
+
+    @property
+    def interpreter(self) -> str | None:
+        """The Python of an environment; a module's is found on PATH when it is loaded."""
+        folder = self.venv or self.conda
+        return self.python or (f"{folder}/bin/python" if folder else None)
+
+
+class ContainerRuntime(_Facts):
+    """The container runtime of a machine, and how an image is run by it."""
+
+    runtime: str | None = Field(default=None, description="apptainer, singularity or docker; null: none that is known.")
+    image: str | None = Field(default=None, description="The image that jobs run in; absolute (Docker: its name).")
+    python: str = Field(default="python3", description="Python inside the image.")
+    gpu: str | None = Field(default=None, description="Options that bring the GPUs in; null: the runtime's usual; '': none.")
+    binds: tuple[str, ...] = Field(
+        default=(), strict=False, description="Paths of the node that the container sees: SRC, SRC:DEST or SRC:DEST:ro; ${NAME} expands."
+    )
+    env: dict[str, str] = Field(default_factory=dict, description="Variables set inside only; ${NAME} stands for the job's own.")
+    args: tuple[str, ...] = Field(default=(), strict=False, description="Further options of the runtime's exec or run.")
+    use: tuple[str, ...] = Field(default=(), strict=False, description="Directories for `module use`, before container.modules.")
+    modules: tuple[str, ...] = Field(default=(), strict=False, description="Loaded in place of modules.load when a container runs.")
+    init: str | None = Field(default=None, description="File that is sourced inside, before Python.")
+
+    @field_validator("runtime")
+    @classmethod
+    def _registered(cls, name: str | None) -> str | None:
+        if name is not None and name not in CONTAINERS:
+            raise ValueError(f"unknown container runtime {name!r}: write one of {', '.join(CONTAINERS)}")
+        return name
+
+    @field_validator("binds")
+    @classmethod
+    def _paths(cls, binds: tuple[str, ...]) -> tuple[str, ...]:
+        for text in binds:
+            source, _, rest = text.partition(":")
+            target, _, mode = rest.partition(":")
+            if not source.startswith(("/", "${")) or (target and not target.startswith("/")) or mode not in ("", "ro", "rw"):
+                raise ValueError(f"{text!r} is no bind: write /path, /path:/inside or /path:/inside:ro")
+        return binds
+
+    @field_validator("args")
+    @classmethod
+    def _not_ours(cls, args: tuple[str, ...]) -> tuple[str, ...]:
+        for text in args:
+            name = text.partition("=")[0]
+            if name in _CLEANING:
+                raise ValueError(f"{name} drops the variables that tell a rank its place: remove it")
+            if name in _OURS:
+                raise ValueError(f"{name} is set by the plan: remove it")
+        return args
+
+
+_CLEANING = ("-e", "--cleanenv", "-C", "--containall")
+_OURS = ("--pwd", "--cwd", "--workdir", "--entrypoint", "--user", "--env-file")
+
+UNFINISHED = "neox-hpc.unfinished"
+"""A file in a virtual environment that `env create` has begun and not ended."""
+WAYS = (("software", "python"), ("software", "venv"), ("software", "conda"), ("software", "module"), ("container", "image"))
+"""The ways to say what the ranks run in.  A site has one of them: an upper layer's takes the place of a lower one's."""
 
 
 class Site(_Facts):
@@ -208,7 +281,7 @@ class Site(_Facts):
     )
     scheduler: str
     launcher: str
-    container: str = "none"
+    container: ContainerRuntime = ContainerRuntime()
     node: Node = Node()
     max_nodes: int | None = Field(default=None, ge=1)
     queues: dict[str, Queue] | None = Field(default=None, description="Null: not known, any name is passed on.")
@@ -228,10 +301,10 @@ class Site(_Facts):
         default_factory=dict, description="Fact (dotted, or the section it stands in) -> source and date."
     )
 
-    @field_validator("scheduler", "launcher", "container")
+    @field_validator("scheduler", "launcher")
     @classmethod
     def _registered(cls, name: str, info: Any) -> str:
-        registries: dict[str, Mapping[str, Any]] = {"scheduler": SCHEDULERS, "launcher": LAUNCHERS, "container": CONTAINERS}
+        registries: dict[str, Mapping[str, Any]] = {"scheduler": SCHEDULERS, "launcher": LAUNCHERS}
         known = registries[info.field_name]
         if name not in known:
             raise ValueError(f"unknown {info.field_name} {name!r}: write one of {', '.join(known)}")
@@ -257,7 +330,18 @@ class Site(_Facts):
     def _fits(self) -> Site:
         if self.default_queue is not None and self.queues is not None and self.default_queue not in self.queues:
             raise ValueError(f"default_queue {self.default_queue!r} is not among queues: write one of {', '.join(self.queues)}")
+        ways = [(section, key) for section, key in WAYS if getattr(getattr(self, section), key) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(map('.'.join, ways))} both say what the ranks run in: write one of them")
+        image = self.container.image
+        if image is not None and self.container.runtime != "docker" and not (image.startswith("/") or is_fetched(image)):
+            raise ValueError(f"container.image {image!r} is not an absolute path: write the whole path")
         return self
+
+    @property
+    def way(self) -> tuple[str, str] | None:
+        """Which one of WAYS is given."""
+        return next((way for way in WAYS if getattr(getattr(self, way[0]), way[1]) is not None), None)
 
 
 def site_folders(home: Path | None = None) -> tuple[Path, ...]:
@@ -274,8 +358,15 @@ def list_sites(home: Path | None = None) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def load_site(name_or_path: str | Path, sets: Sequence[str] = (), *, cwd: Path | None = None, home: Path | None = None) -> Site:
-    """Read a site by name or path, with its ``extends:`` and ``--site-set`` texts.
+def load_site(
+    name_or_path: str | Path,
+    sets: Sequence[str] = (),
+    *,
+    cwd: Path | None = None,
+    home: Path | None = None,
+    own: Marked = NOTHING,
+) -> Site:
+    """Read a site by name or path, with its ``extends:``, what its user says of it (``own``), and ``--site-set`` texts.
 
     Raises:
         UserError: holding every problem found.
@@ -283,19 +374,24 @@ def load_site(name_or_path: str | Path, sets: Sequence[str] = (), *, cwd: Path |
     path = _find(str(name_or_path), cwd or Path.cwd(), home)
     base = _read(path, home, ())
     changes = assign(sets, "--site-set")
-    problems = [*base.problems, *changes.problems]
+    problems = [*base.problems, *own.problems, *changes.problems]
     if problems:
         raise UserError(problems)
-    places = {**base.places, **changes.places}
-    values = merged(base.values, changes.values) | {"name": path.stem, "file": str(path)}
+    places = {**base.places, **own.places, **changes.places}
+    values = _over(_over(base.values, own.values), changes.values) | {"name": path.stem, "file": str(path)}
     try:
         return Site.model_validate(values)
     except ValidationError as error:
         raise UserError(_problem(details, places, str(path)) for details in error.errors()) from None
 
 
+def site_name(name_or_path: str) -> str:
+    """The name of the site that a text names or leads to."""
+    return Path(name_or_path).stem if _is_path(name_or_path) else name_or_path
+
+
 def _find(text: str, cwd: Path, home: Path | None) -> Path:
-    if "/" in text or text.endswith((".yml", ".yaml")):
+    if _is_path(text):
         path = cwd / Path(text).expanduser()
         if path.is_file():
             return path
@@ -306,6 +402,10 @@ def _find(text: str, cwd: Path, home: Path | None) -> Path:
     near = difflib.get_close_matches(text, known, n=1)
     fix = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}; or give the path of a site file"
     raise UserError(Problem(f"--site {text}", "no such site", fix))
+
+
+def _is_path(text: str) -> bool:
+    return "/" in text or text.endswith((".yml", ".yaml"))
 
 
 def _read(path: Path, home: Path | None, seen: tuple[Path, ...]) -> Marked:
@@ -324,7 +424,20 @@ def _read(path: Path, home: Path | None, seen: tuple[Path, ...]) -> Marked:
     except UserError as error:
         return Marked(problems=tuple(Problem(where, p.wrong, p.fix) for p in error.problems))
     values = {key: value for key, value in own.values.items() if key != "extends"}
-    return Marked(merged(lower.values, values), {**lower.places, **own.places}, lower.problems)
+    return Marked(_over(lower.values, values), {**lower.places, **own.places}, lower.problems)
+
+
+def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer over another; the upper one's way to software takes the place of the lower one's."""
+    if any(_section(upper, section).get(key) is not None for section, key in WAYS):
+        unsaid = {section: {k: v for k, v in _section(lower, section).items() if (section, k) not in WAYS} for section, _ in WAYS}
+        lower = {**lower, **{section: facts for section, facts in unsaid.items() if isinstance(lower.get(section), Mapping)}}
+    return merged(lower, upper)
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def check_site(site: Site) -> Iterator[Problem]:
@@ -345,7 +458,8 @@ def iter_facts(site: Site) -> Iterator[tuple[str, Any]]:
     """Every fact that is given, or null where it is needed, by its dotted name."""
     given = _flat(site.model_dump(exclude=_WORDS, exclude_defaults=True))
     yield from given.items()
-    yield from ((fact, None) for fact in _NEEDED if fact not in given)
+    chosen = {"software.python"} if site.way is not None else set()
+    yield from ((fact, None) for fact in _NEEDED if fact not in given and fact not in chosen)
 
 
 def source_of(site: Site, fact: str) -> str:

@@ -1,20 +1,30 @@
 """``~/.config/neox-hpc/config.yml``: what is the user's own at a site.  Changes when something else may be said there.
 
 sites:
-  mysite: {account: ABC123}
+  mysite: {account: ABC123, venv: /project/ABC123/env}
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from neox_hpc.errors import Problem, UserError
-from neox_hpc.marked_yaml import Marked, located, read_marked
+from neox_hpc.marked_yaml import NOTHING, Marked, located, read_marked
 
 FILE = ".config/neox-hpc/config.yml"
-SITE_KEYS = ("account",)
+SOFTWARE = {
+    "python": ("software", "python"),
+    "venv": ("software", "venv"),
+    "conda": ("software", "conda"),
+    "module": ("software", "module"),
+    "container": ("container", "image"),
+}
+"""What the ranks run in there: key -> the fact of a site whose place it takes."""
+SITE_KEYS = ("account", *SOFTWARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +34,13 @@ class UserSite:
     account: str | None = None
     place: str = ""
     """``file:line`` of the account."""
+    facts: Marked = NOTHING
+    """In the form of a site file, over the site's own."""
+
+    @property
+    def software_place(self) -> str | None:
+        """``file:line`` of what the ranks run in, if it is said here."""
+        return next(iter(self.facts.places.values()), None)
 
 
 def read_user_site(site: str, home: Path) -> UserSite:
@@ -39,8 +56,18 @@ def read_user_site(site: str, home: Path) -> UserSite:
     problems = [*read.problems, *_check(read)]
     if problems:
         raise UserError(problems)
-    account = read.values.get("sites", {}).get(site, {}).get("account")
-    return UserSite(account=account, place=located(read.places, f"sites.{site}.account").split("  ")[0])
+    own = read.values.get("sites", {}).get(site, {})
+    place = located(read.places, f"sites.{site}.account").split("  ")[0]
+    return UserSite(account=own.get("account"), place=place, facts=_facts(site, own, read))
+
+
+def _facts(site: str, own: dict[str, Any], read: Marked) -> Marked:
+    """At most one: :func:`_check` has seen to it."""
+    for key, (section, fact) in SOFTWARE.items():
+        if key in own:
+            place = located(read.places, f"sites.{site}.{key}").split("  ")[0]
+            return Marked({section: {fact: own[key]}}, {f"{section}.{fact}": place})
+    return NOTHING
 
 
 def _check(read: Marked) -> list[Problem]:
@@ -52,11 +79,20 @@ def _check(read: Marked) -> list[Problem]:
         if not isinstance(facts, dict):
             problems.append(Problem(located(read.places, f"sites.{name}"), "expected key: value", "write {account: …}"))
             continue
-        problems += [_unknown(read, f"sites.{name}.{key}", key, SITE_KEYS) for key in facts if key not in SITE_KEYS]
-        if not isinstance(facts.get("account", ""), str):
-            where = located(read.places, f"sites.{name}.account")
-            problems.append(Problem(where, f"expected text, got {facts['account']!r}", "write it in quotes"))
+        problems += _check_site(read, f"sites.{name}", facts)
     return problems
+
+
+def _check_site(read: Marked, where: str, facts: dict[str, Any]) -> Iterator[Problem]:
+    for key, value in facts.items():
+        if key not in SITE_KEYS:
+            yield _unknown(read, f"{where}.{key}", key, SITE_KEYS)
+        elif not isinstance(value, str):
+            yield Problem(located(read.places, f"{where}.{key}"), f"expected text, got {value!r}", "write it in quotes")
+    ways = [key for key in SOFTWARE if key in facts]
+    if len(ways) > 1:
+        wrong = f"{' and '.join(ways)} both say what the ranks run in"
+        yield Problem(located(read.places, f"{where}.{ways[1]}"), wrong, "write one of them")
 
 
 def _unknown(read: Marked, dotted: str, key: str, known: tuple[str, ...]) -> Problem:

@@ -132,7 +132,10 @@ def test_the_vocabulary_needs_pydantic_and_the_standard_library_only() -> None:
 
 # 3: who may start processes, write into a run directory, print, exit, look at the clock ----------------------------------------
 
-PURE = tuple(f"neox_hpc/{name}.py" for name in ("checks", "decisions", "notes", "outline", "plan", "render", "request"))
+PURE = tuple(
+    f"neox_hpc/{name}.py"
+    for name in ("checks", "containers", "decisions", "notes", "outline", "plan", "render", "request", "software", "words")
+)
 STARTS = re.compile(r"^os\.(system|exec\w*|spawn\w*|posix_spawn\w*|fork\w*|kill\w*|popen)$")
 CONNECTS = {"subprocess", "multiprocessing", "asyncio", "socket", "pty", "paramiko", "urllib", "http"}
 WRITES = re.compile(

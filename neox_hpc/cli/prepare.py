@@ -16,6 +16,7 @@ import click
 from neox_hpc import __version__
 from neox_hpc.cli.surroundings import git_commit, user_name
 from neox_hpc.errors import Problem, UserError
+from neox_hpc.marked_yaml import NOTHING
 from neox_hpc.plan import Plan, Planned, make_plan
 from neox_hpc.probe import probe
 from neox_hpc.render import JobFiles, render
@@ -23,7 +24,8 @@ from neox_hpc.request import Request, run_name
 from neox_hpc.rundir import choose_path
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded, load_config
-from neox_hpc.site import Site, list_sites, load_site, read_walltime
+from neox_hpc.site import WAYS, Site, list_sites, load_site, read_walltime, site_name
+from neox_hpc.software import bound_paths, image_of
 from neox_hpc.user_config import UserSite, read_user_site
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,6 +48,7 @@ class Asked:
     name: str | None
     output_dir: str
     run_id: str | None
+    container: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +102,14 @@ def prepare(asked: Asked, *, cwd: Path) -> Prepared:
         user_account=(user.place, user.account) if user.account else None,
         environment_account=_environment_account(site),
         queue=asked.queue,
+        container=asked.container,
+        software_place=user.software_place if asked.container is None and not _names_software(asked) else None,
     )
-    planned = make_plan(loaded, site, request, probe(loaded.config, site, cwd=cwd, environ=os.environ))
+    image = image_of(site, request)
+    file = image if image is not None and image.startswith("/") else None
+    bound = bound_paths(loaded.config, request) if image is not None else ()
+    facts = probe(loaded.config, site, cwd=cwd, environ=os.environ, image=file, bound=bound)
+    planned = make_plan(loaded, site, request, facts)
     files = render(planned.plan) if planned.plan is not None else None
     return Prepared(path=Path(request.run_dir), request=request, planned=planned, files=files)
 
@@ -129,11 +138,17 @@ def _load(asked: Asked, cwd: Path) -> tuple[Loaded, Site, UserSite]:
     """The configuration, the site and what the user says of it; the problems of all at once."""
     problems: list[Problem] = []
     loaded = _collect(problems, lambda: load_config(asked.configs, conf_dir=asked.conf_dir, sets=asked.sets, cwd=cwd))
-    site = _collect(problems, lambda: load_site(_site_of(asked), asked.site_sets, cwd=cwd))
-    user = _collect(problems, lambda: read_user_site(site.name if site else "", Path.home()))
+    user = _collect(problems, lambda: read_user_site(site_name(asked.site or ""), Path.home()))
+    own = user.facts if user is not None else NOTHING
+    site = _collect(problems, lambda: load_site(_site_of(asked), asked.site_sets, cwd=cwd, own=own))
     if problems or loaded is None or site is None or user is None:
         raise UserError(problems)
     return loaded, site, user
+
+
+def _names_software(asked: Asked) -> bool:
+    """Whether a --site-set says what the ranks run in."""
+    return any(text.startswith(f"{section}.{key}=") for text in asked.site_sets for section, key in WAYS)
 
 
 def _environment_account(site: Site) -> tuple[str, str] | None:
@@ -193,6 +208,7 @@ _OPTIONS = (
     click.option("-t", "--time", "walltime_s", callback=_read_time, metavar="TIME", help="Walltime: 90m, 2h, 1d12h or HH:MM:SS."),
     click.option("-A", "--account", help="Account that pays; default: of ~/.config/neox-hpc/config.yml."),
     click.option("-q", "--queue", help="Queue (Slurm: partition)."),
+    click.option("-c", "--container", metavar="IMAGE", help="Run in this image: a .sif file (Docker: a name); `none`: in no image."),
     click.option("--name", help="Name of the job; default: the first configuration file's."),
     click.option("-o", "--output-dir", default="runs", show_default=True, help="Where run directories are made."),
     click.option("--run-id", help="Name of the run directory; default: the job's name, with .2, .3 … when it is taken."),

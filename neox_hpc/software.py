@@ -1,0 +1,163 @@
+"""What the ranks run in, decided: a Python of the machine or one in a container, and what the job sets up for it.  Reads nothing.
+
+Changes when there is another way to bring torch and DeepSpeed to the ranks.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from neox_hpc.containers import CONTAINERS, INNER_PREFIX, Bind, Container, is_fetched
+from neox_hpc.launchers import Shell
+from neox_hpc.probe import Facts
+from neox_hpc.request import Request
+from neox_hpc.run_paths import inputs, outputs
+from neox_hpc.site import Site
+from neox_hpc.vocabulary import RunConfig
+from neox_hpc.words import expanding, joined
+
+MISSING_SOFTWARE = "MISSING_SOFTWARE"
+NO_CONTAINER = "none"
+"""``--container none``: not the site's image either."""
+JOB_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NEOX_HPC_ATTEMPT_DIR", "PYTHONDONTWRITEBYTECODE")
+OF_THE_NODE = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
+"""They name files of the node, which a container does not have; Apptainer and Singularity leave the first two out by themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Software:
+    """What the ranks run in."""
+
+    python: str
+    told: str
+    """In words: ``virtual environment /x``, ``image /y.sif in apptainer``."""
+    use: tuple[str, ...] = ()
+    """Directories of modules."""
+    modules: tuple[str, ...] = ()
+    """Loaded first, in this order."""
+    env: tuple[tuple[str, str], ...] = ()
+    """Exported after the site's variables."""
+    conda: str | None = None
+    """The environment whose activation scripts are sourced: conda packages set variables in them that their libraries need."""
+    folders: tuple[str, ...] = ()
+    """Made before the start: a container can be given only a directory that exists."""
+    container: tuple[str, ...] = ()
+    """The argv in front of Python."""
+
+
+def image_of(site: Site, request: Request) -> str | None:
+    """The image that the ranks run in: ``--container``, else the site's; a relative path counts from the submit directory."""
+    image = request.container
+    if image is None:
+        return site.container.image
+    if image == NO_CONTAINER:
+        return None
+    return image if site.container.runtime == "docker" or is_fetched(image) else os.path.normpath(os.path.join(request.cwd, image))
+
+
+def has_software(site: Site) -> bool:
+    """Whether the site says what the ranks run in outside of a container."""
+    return site.software.interpreter is not None or site.software.module is not None
+
+
+def choose_software(config: RunConfig, site: Site, request: Request, facts: Facts, exported: Iterable[str]) -> Software:
+    """The image if one is named and the site has a runtime; else the site's Python, environment or module.
+
+    Args:
+        exported: the variables that the job sets; a container gets them.
+    """
+    image, runtime = image_of(site, request), site.container.runtime
+    use, modules, own = site.modules.use, site.modules.load, site.software
+    if image is not None and runtime is not None:
+        return _in_container(config, site, request, facts, image, runtime, exported)
+    if image is not None:
+        return Software(python=MISSING_SOFTWARE, told=f"image {image}, and no runtime for it", use=use, modules=modules)
+    python = own.interpreter or "python3"
+    if own.venv is not None:
+        env = (("VIRTUAL_ENV", own.venv), ("PATH", _first_on_path(f"{own.venv}/bin")))
+        return Software(python=python, told=f"virtual environment {own.venv}", use=use, modules=modules, env=env)
+    if own.conda is not None:
+        env = (("CONDA_PREFIX", own.conda), ("PATH", _first_on_path(f"{own.conda}/bin")))
+        return Software(python=python, told=f"conda environment {own.conda}", use=use, modules=modules, env=env, conda=own.conda)
+    if own.module is not None:
+        return Software(python=python, told=f"module {own.module}", use=use, modules=(*modules, own.module))
+    if own.python is not None:
+        return Software(python=python, told=f"Python {python}", use=use, modules=modules)
+    return Software(python=MISSING_SOFTWARE, told="none", use=use, modules=modules)
+
+
+def _in_container(
+    config: RunConfig, site: Site, request: Request, facts: Facts, image: str, runtime: str, exported: Iterable[str]
+) -> Software:
+    own = site.container
+    inner = tuple((name, expanding(value)) for name, value in own.env.items())
+    prefix = INNER_PREFIX.get(runtime)
+    # the user's own packages in ~/.local, and a module's on PYTHONPATH, are for another Python than the image's
+    apart = (("PYTHONNOUSERSITE", "1"), ("PYTHONPATH", ""))
+    folders = tuple(_outer_folders(config, request))
+    container = Container(
+        image=image,
+        accelerator=site.node.accelerator if site.node.gpus else "cpu",
+        gpu=None if own.gpu is None else tuple(shlex.split(own.gpu)),
+        binds=tuple(_binds(config, site, request, facts, folders)),
+        exported=(*(name for name in exported if name not in OF_THE_NODE), *JOB_VARIABLES, "PYTHONNOUSERSITE"),
+        env=() if prefix else inner,
+        workdir=Shell("$run/code"),
+        args=tuple(map(expanding, own.args)),
+        init=own.init,
+    )
+    return Software(
+        python=own.python,
+        told=f"image {image} in {runtime}",
+        use=own.use,
+        modules=own.modules,
+        env=(*apart, *((f"{prefix}{name}", value) for name, value in inner if prefix)),
+        folders=folders,
+        container=CONTAINERS[runtime](container),
+    )
+
+
+def _binds(config: RunConfig, site: Site, request: Request, facts: Facts, folders: Iterable[str]) -> Iterator[Bind]:
+    """Inputs, outputs, the run, its code (read-only), the node's disk and the site's own, each path once.
+
+    A path that leads through a symbolic link is given under both names, the one without links first: on some machines /scratch/x is
+    a link, which is in no image; on others a directory that comes in (the home) holds a link, whose target has to come in too.
+    """
+    read = dict.fromkeys(folder for path in inputs(config, request.cwd) for file in path.files for folder in _holder(path.key, file))
+    wanted = (*read, *folders, request.run_dir)
+    resolved = (facts.real[path] for path in wanted if path in facts.real)
+    yield from (Bind(path=path) for path in dict.fromkeys((*resolved, *read, *folders)))
+    run = request.run_dir if re.search(r'[\\:,"\n]', request.run_dir) else Shell("$run")  # what has to be escaped is text
+    yield Bind(path=run)
+    yield Bind(path=joined(run, "/code"), read_only=True)  # the receipt has its hash
+    if site.node.local_disk is not None:
+        yield Bind(path=expanding(site.node.local_disk))
+    for text in site.container.binds:
+        source, _, rest = text.partition(":")
+        inside, _, mode = rest.partition(":")
+        yield Bind(path=expanding(source), inside=expanding(inside), read_only=mode == "ro")
+
+
+def bound_paths(config: RunConfig, request: Request) -> tuple[str, ...]:
+    """The paths of a job that a container is given: whether they lead through links has to be looked up."""
+    read = (folder for path in inputs(config, request.cwd) for file in path.files for folder in _holder(path.key, file))
+    return tuple(dict.fromkeys((*read, *_outer_folders(config, request), request.run_dir)))
+
+
+def _holder(key: str, file: str) -> tuple[str, ...]:
+    """The directory to give for an input: its own for a file, itself for a directory (``load``) and for a file in the root."""
+    return (file,) if key == "load" or os.path.dirname(file) == "/" else (os.path.dirname(file),)
+
+
+def _outer_folders(config: RunConfig, request: Request) -> Iterator[str]:
+    """Directories outside of the run that the training writes to."""
+    found = (folder for folder in outputs(config, request.run_dir) if not f"{folder}/".startswith(f"{request.run_dir}/"))
+    yield from dict.fromkeys(found)
+
+
+def _first_on_path(folder: str) -> str:
+    return joined(folder, ":", Shell("$PATH"))
