@@ -14,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from neox_hpc.env import Venv
 from neox_hpc.launchers import LAUNCHERS, NOTES, Shell
 from neox_hpc.plan import Plan
 from neox_hpc.schedulers import SCHEDULERS
@@ -42,6 +43,12 @@ def render_script(plan: Plan) -> str:
         launch=LAUNCHERS[launcher](plan.step),
         launch_notes=[NOTES[launcher](plan.step)] if launcher in NOTES else [],
     )
+
+
+def render_venv(venv: Venv) -> str:
+    """The script that builds an environment."""
+    template = _environment().get_template("env.sh.j2")
+    return template.render(venv=venv, site=venv.site)
 
 
 def render_summary(plan: Plan) -> str:

@@ -41,6 +41,8 @@ class Receipt:
     """Version."""
     code_sha256: str
     script_sha256: str
+    software: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the ranks run in, and its hash where there is one (identity.py)."""
     git_commit: str = ""
     process_started: int | None = None
     """Local site: when process ``job_id`` started (proc.ProcessId), so that a recycled number is not taken for the job."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def share(name: str) -> Path:
-    """The folder of that name: ``neox_hpc/share/NAME`` in a wheel, ``NAME`` beside the package in a checkout."""
+    """The folder (or the file) of that name: ``neox_hpc/share/NAME`` in a wheel, ``NAME`` beside the package in a checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "share" / name
-    return installed if installed.is_dir() else package.parent / name
+    return installed if installed.exists() else package.parent / name

@@ -47,6 +47,7 @@ class Software:
     """Made before the start: a container can be given only a directory that exists."""
     container: tuple[str, ...] = ()
     """The argv in front of Python."""
+    image: str | None = None
 
 
 def image_of(site: Site, request: Request) -> str | None:
@@ -118,6 +119,7 @@ def _in_container(
         env=(*apart, *((f"{prefix}{name}", value) for name, value in inner if prefix)),
         folders=folders,
         container=CONTAINERS[runtime](container),
+        image=image,
     )
 
 

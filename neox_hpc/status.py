@@ -6,10 +6,11 @@ Changes when what a state means does.  ``judge`` decides and reads nothing; ``lo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from signal import Signals
+from typing import Any
 
 from neox_hpc.jobs import Answer
 from neox_hpc.metrics import Progress, read_progress
@@ -65,6 +66,8 @@ class Standing:
     verdict: Verdict
     site: str
     scheduler: str
+    software: Mapping[str, Any]
+    """What the ranks run in: of the receipt, else of the plan."""
     job_id: str | None
     attempt: int | None
     progress: Progress
@@ -128,6 +131,7 @@ def look(run: RunDir, ask: Callable[[], Answer], *, now_s: float | None = None) 
         verdict=verdict,
         site=str(plan.get("site", "")),
         scheduler=str(plan.get("scheduler", "")),
+        software=receipt.software if receipt is not None and receipt.software else {"is": plan.get("software")},
         job_id=receipt.job_id if receipt is not None else None,
         attempt=last.number if last is not None else None,
         progress=progress,

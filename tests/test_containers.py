@@ -286,7 +286,7 @@ exit 3
 
 
 @pytest.mark.parametrize("shell", ["bash", "dash"])
-@pytest.mark.parametrize("name", ["run", "a b's $HOME `id`", 'say "x"', "a:b,c\\d", "two\nlines", "ünï(x2)*"])
+@pytest.mark.parametrize("name", ["run", "a b's $HOME `id`", 'say "x"', "a:b,c\\d", "ünï(x2)*"])
 def test_paths_and_values_reach_the_runtime_as_they_are(tmp_path: Path, shell: str, name: str) -> None:
     run, image = tmp_path / name, str(tmp_path / name / "x.sif")
     for folder in ("code", "logs"):

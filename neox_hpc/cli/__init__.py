@@ -36,6 +36,7 @@ VERBS: dict[str, Verb] = {
     "list": Verb("list:list_runs", "The runs of this user, newest first."),
     "plot": Verb("plot:plot", "Draw the loss curve of one or more runs as a PNG."),
     "sites": Verb("sites:sites", "The known machines, and the facts of one."),
+    "env": Verb("env:env", "Build the Python environment that jobs of a machine run in."),
     "config": Verb("config:config", "The whole configuration that YAML files amount to."),
     "quickstart": Verb("quickstart:quickstart", "Prepare data, train a small real model here, sample from it, check it."),
     "completion": Verb("completion:completion", "The shell's completion script (bash, zsh, fish)."),

@@ -54,6 +54,7 @@ def as_facts(standing: Standing) -> dict[str, Any]:
         "site": standing.site,
         "scheduler": standing.scheduler,
         "job_id": standing.job_id,
+        "software": standing.software,
         "state": verdict.state.value,
         "why": verdict.why,
         "exit_status": verdict.exit_status,

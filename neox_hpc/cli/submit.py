@@ -144,6 +144,7 @@ def _submit(prepared: Prepared) -> tuple[RunDir, Receipt]:
 
 def _receipt(prepared: Prepared, run: RunDir, job_id: str, command: tuple[str, ...], process_started: int | None) -> Receipt:
     from neox_hpc.cli.surroundings import host_name, now_utc
+    from neox_hpc.identity import identify
     from neox_hpc.rundir import Receipt, sha256_of
     from neox_hpc.snapshot import take_snapshot
 
@@ -157,6 +158,7 @@ def _receipt(prepared: Prepared, run: RunDir, job_id: str, command: tuple[str, .
         neox_hpc=prepared.request.neox_hpc,
         code_sha256=take_snapshot(run.path / "code" / "model").sha256,
         script_sha256=sha256_of(prepared.files["job.sh"]),
+        software=identify(prepared.plan.software),
         git_commit=prepared.request.git_commit,
         process_started=process_started,
     )

@@ -1,0 +1,61 @@
+"""The virtual environment that `env create` builds: what goes into it, and where.  Decides only; the script is templates/env.sh.j2.
+
+Changes when what the ranks need to have installed does.
+"""
+
+from __future__ import annotations
+
+import os.path
+import shlex
+from dataclasses import dataclass
+
+from neox_hpc.site import UNFINISHED, Site
+
+TORCH = "torch==2.13.0"
+OTHERS = ("deepspeed==0.19.8", "numpy>=1.26", "tokenizers>=0.20", "safetensors>=0.4.5")
+"""The extra `train` of pyproject.toml; a test compares."""
+LOCK = "neox-hpc.lock"
+"""A file in the environment: what is installed, with versions, sorted; written last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Venv:
+    """A virtual environment to be built."""
+
+    site: Site
+    path: str
+    """Absolute."""
+    constraints: str
+    """File of pinned versions; absolute."""
+    wheels: str | None = None
+    """Directory of wheels that take the place of the package index."""
+    first: str = TORCH
+    """Installed alone, and from the site's index too: the build for this machine's GPUs."""
+    others: tuple[str, ...] = OTHERS
+
+    @property
+    def lock(self) -> str:
+        """Where the lock is."""
+        return f"{self.path}/{LOCK}"
+
+    @property
+    def unfinished(self) -> str:
+        """There from the first step to the last."""
+        return f"{self.path}/{UNFINISHED}"
+
+    @property
+    def source(self) -> tuple[str, ...]:
+        """pip's options for all packages."""
+        place = ("--no-index", "--find-links", self.wheels) if self.wheels is not None else ()
+        return (*place, "--constraint", self.constraints)
+
+    @property
+    def words(self) -> str:
+        """What is installed, for a command that fetches it elsewhere."""
+        return shlex.join((*self.first_source, "--constraint", os.path.basename(self.constraints), self.first, *self.others))
+
+    @property
+    def first_source(self) -> tuple[str, ...]:
+        """pip's further options for the first one."""
+        index = self.site.software.index_url
+        return ("--extra-index-url", index) if index is not None and self.wheels is None else ()
