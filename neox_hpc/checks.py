@@ -149,7 +149,9 @@ def _check_image(site: Site, request: Request, facts: Facts, image: str) -> Iter
         yield Problem(where, f"no container runtime of the site {site.name} is known", fix, "here")
     elif runtime == "docker":
         if image.startswith(("/", ".", "~")) or image.endswith(".sif") or not _DOCKER_NAME.fullmatch(image):
-            yield Problem(where, f"{image!r} is not the name of a Docker image", "write NAME or NAME:TAG, as `docker images` shows it")
+            yield Problem(
+                where, f"{image!r} is not the name of a Docker image", "write NAME or NAME:TAG, as `docker images` shows it"
+            )
     elif is_fetched(image):
         wrong = f"{image} would be fetched by every rank when the job starts, and compute nodes may reach no network"
         name = re.sub(r"[^\w.-]+", "-", image.rpartition("/")[2]) or "image"

@@ -190,7 +190,8 @@ class Software(_Facts):
     python: str | None = Field(default=None, description="Python of the environment that holds torch and DeepSpeed; absolute.")
     venv: str | None = Field(default=None, description="A virtual environment's directory: its bin comes first on PATH.")
     conda: str | None = Field(
-        default=None, description="A conda environment's directory: its bin comes first on PATH, its activation scripts are sourced."
+        default=None,
+        description="A conda environment's directory: its bin comes first on PATH, its activation scripts are sourced.",
     )
     module: str | None = Field(default=None, description="A module that brings python3 with torch and DeepSpeed.")
     index_url: str | None = Field(
@@ -223,7 +224,9 @@ class ContainerRuntime(_Facts):
     python: str = Field(default="python3", description="Python inside the image.")
     gpu: str | None = Field(default=None, description="Options that bring the GPUs in; null: the runtime's usual; '': none.")
     binds: tuple[str, ...] = Field(
-        default=(), strict=False, description="Paths of the node that the container sees: SRC, SRC:DEST or SRC:DEST:ro; ${NAME} expands."
+        default=(),
+        strict=False,
+        description="Paths of the node that the container sees: SRC, SRC:DEST or SRC:DEST:ro; ${NAME} expands.",
     )
     env: dict[str, str] = Field(default_factory=dict, description="Variables set inside only; ${NAME} stands for the job's own.")
     args: tuple[str, ...] = Field(default=(), strict=False, description="Further options of the runtime's exec or run.")

@@ -129,7 +129,9 @@ def _binds(config: RunConfig, site: Site, request: Request, facts: Facts, folder
     A path that leads through a symbolic link is given under both names, the one without links first: on some machines /scratch/x is
     a link, which is in no image; on others a directory that comes in (the home) holds a link, whose target has to come in too.
     """
-    read = dict.fromkeys(folder for path in inputs(config, request.cwd) for file in path.files for folder in _holder(path.key, file))
+    read = dict.fromkeys(
+        folder for path in inputs(config, request.cwd) for file in path.files for folder in _holder(path.key, file)
+    )
     wanted = (*read, *folders, request.run_dir)
     resolved = (facts.real[path] for path in wanted if path in facts.real)
     yield from (Bind(path=path) for path in dict.fromkeys((*resolved, *read, *folders)))

@@ -144,7 +144,7 @@ WRITES = re.compile(
 )
 SAYS = {"print", "exit", "quit", "sys.exit", "os._exit", "click.echo", "sys.stdout.write", "sys.stderr.write"}
 LOOKS = re.compile(
-    r"^(time|datetime|random|socket|platform|secrets|uuid|os(?!\.path\.(basename|splitext|join|normpath)$))\."
+    r"^(time|datetime|random|socket|platform|secrets|uuid|os(?!\.path\.(basename|dirname|splitext|join|normpath)$))\."
     r"|\.(now|today|cwd|home|expanduser|resolve|exists|is_file|is_dir|read_text|read_bytes|iterdir|glob|rglob|open|stat)$|^open$"
 )
 

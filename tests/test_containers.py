@@ -6,8 +6,8 @@ import dataclasses
 import os
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +17,7 @@ from neox_hpc.launchers import Shell
 from neox_hpc.plan import Plan
 from neox_hpc.probe import Facts
 from neox_hpc.render import quote, render_script
+from neox_hpc.site import Site
 from neox_hpc.words import expanding, joined
 from tests.desk import Desk, desk
 from tests.planning import TWO_CORES, plan, planned, site, slurm, wrongs
@@ -33,9 +34,9 @@ PLAIN = Container(
 )
 
 
-def apptainer_site(*sets: str) -> Any:
-    """A Slurm cluster with Apptainer and no environment."""
-    return site("slurm", "node.gpus=4", "node.accelerator=cuda", "container.runtime=apptainer", *sets)
+def apptainer_site(*sets: str, runtime: str = "apptainer") -> Site:
+    """A Slurm cluster with a container runtime and no environment."""
+    return site("slurm", "node.gpus=4", "node.accelerator=cuda", f"container.runtime={runtime}", *sets)
 
 
 # argv ------------------------------------------------------------------------------------------------------------------
@@ -53,7 +54,7 @@ def test_apptainer_and_singularity_exec_an_image(runtime: str) -> None:
 def test_docker_runs_an_image_as_the_user_with_what_is_named() -> None:
     container = dataclasses.replace(PLAIN, image="neox:1", args=(), exported=("NCCL_NET", "RANK"), env=(("A", "1,2 3"),))
     words = CONTAINERS["docker"](container)
-    names = [after for word, after in zip(words, words[1:], strict=False) if word == "--env"]
+    names = [after for word, after in pairwise(words) if word == "--env"]
     assert words[-1] == "neox:1"
     assert names == ["HOME=/tmp", "USER", "NCCL_NET", *RANK_VARIABLES, *names[3 + len(RANK_VARIABLES) :]]
     assert names[-1] == "A=1,2 3" and "WANDB_API_KEY" in names
@@ -63,7 +64,7 @@ def test_docker_runs_an_image_as_the_user_with_what_is_named() -> None:
         "type=bind,source=/opt,target=/hostopt",
     ]
     for pair in (("--gpus", "all"), ("--network", "host"), ("--ipc", "host"), ("--user", "$(id -u):$(id -g)"), ("--pull", "never")):
-        assert pair in set(zip(words, words[1:], strict=False))
+        assert pair in set(pairwise(words))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,11 @@ def test_docker_runs_an_image_as_the_user_with_what_is_named() -> None:
         ("singularity", "rocm", ["--rocm"]),
         ("apptainer", "cpu", []),
         ("apptainer", "xpu", []),
-        ("docker", "rocm", ["--device", "/dev/kfd", "--device", "/dev/dri", "--group-add", "video", "--security-opt", "seccomp=unconfined"]),
+        (
+            "docker",
+            "rocm",
+            ["--device", "/dev/kfd", "--device", "/dev/dri", "--group-add", "video", "--security-opt", "seccomp=unconfined"],
+        ),
         ("docker", "cpu", []),
     ],
 )
@@ -138,21 +143,23 @@ def test_dockers_mounts_are_fields_of_csv(path: str, field: str) -> None:
     assert next(csv.reader([text])) == ["type=bind", f"source={path}", "target=/x"]
 
 
-@pytest.mark.parametrize(("image", "fetched"), [("docker://a/b:1", True), ("oras://x", True), ("/a/b.sif", False), ("b.sif", False), ("a:1", False)])
+@pytest.mark.parametrize(
+    ("image", "fetched"), [("docker://a/b:1", True), ("oras://x", True), ("/a/b.sif", False), ("b.sif", False), ("a:1", False)]
+)
 def test_images_that_would_be_fetched_are_told_from_files(image: str, fetched: bool) -> None:
     assert is_fetched(image) == fetched
 
 
 @pytest.mark.parametrize("text", ["plain", "it's", 'a "b"', "$HOME", "`id`", "back\\slash", "two\nlines", "ünï", ""])
 def test_parts_of_a_word_arrive_as_they_were_beside_a_part_of_the_shells(text: str) -> None:
-    word = joined(text, Shell("$part"), text)
+    word = joined(text, Shell("${part}"), text)
     done = subprocess.run(["sh", "-c", f"printf %s {quote(word)}"], capture_output=True, check=True, env={"part": "a  b"})
     assert done.stdout.decode() == f"{text}a  b{text}"
 
 
 def test_a_word_without_a_part_of_the_shells_is_text() -> None:
     assert not isinstance(joined("$a", "b"), Shell) and not isinstance(expanding("$a"), Shell)
-    assert expanding("${A}/$B") == '${A:-}/\\$B'
+    assert expanding("${A}/$B") == "${A:-}/\\$B"
 
 
 # Plans -----------------------------------------------------------------------------------------------------------------
@@ -165,7 +172,7 @@ def container_of(job: Plan) -> str:
 @pytest.mark.parametrize("runtime", CONTAINERS)
 def test_the_container_stands_between_the_launcher_and_the_images_python(runtime: str) -> None:
     image = "neox:1" if runtime == "docker" else IMAGE
-    script = render_script(plan(apptainer_site(f"container.runtime={runtime}"), container=image))
+    script = render_script(plan(apptainer_site(runtime=runtime), container=image))
     [launch] = re.findall(r"^srun .*?&$", script, re.MULTILINE | re.DOTALL)
     line = launch.replace(" \\\n ", "")
     program = {"docker": "docker run"}.get(runtime, f"{runtime} exec")
@@ -179,7 +186,7 @@ def test_per_node_launchers_have_one_container_around_deepspeeds_launcher() -> N
 
 def test_run_code_data_and_outputs_are_given_to_the_container_each_once() -> None:
     job = plan(apptainer_site("node.local_disk=/local/${USER}"), container=IMAGE, keys={"load": "/old/run", "save": "/ckpt"})
-    binds = [after for word, after in zip(job.step.container, job.step.container[1:], strict=False) if word == "--bind"]
+    binds = [after for word, after in pairwise(job.step.container) if word == "--bind"]
     assert binds == ["/home/user/data", "/old/run", "/ckpt", "$run", "$run/code:$run/code:ro", "/local/${USER:-}"]
     assert 'mkdir -p /ckpt || die "cannot write to "/ckpt' in render_script(job)
 
@@ -196,7 +203,11 @@ def test_a_run_directory_whose_name_must_be_escaped_is_written_out() -> None:
 
 
 def test_sites_binds_variables_and_options_reach_the_runtime() -> None:
-    sets = ('container.binds=["/opt","/run/${USER}:/here:ro"]', 'container.args=["--fakeroot"]', "container.env.LD_LIBRARY_PATH=/a:${X},b")
+    sets = (
+        'container.binds=["/opt","/run/${USER}:/here:ro"]',
+        'container.args=["--fakeroot"]',
+        "container.env.LD_LIBRARY_PATH=/a:${X},b",
+    )
     job = plan(apptainer_site(*sets), container=IMAGE)
     assert container_of(job).endswith(f"--bind /opt --bind /run/${{USER:-}}:/here:ro --pwd $run/code --fakeroot {IMAGE}")
     script = render_script(job)
@@ -211,14 +222,14 @@ def test_a_containers_modules_take_the_place_of_the_sites() -> None:
 
 
 def test_docker_is_not_given_the_nodes_own_library_path() -> None:
-    sets = ("container.runtime=docker", "env.LD_LIBRARY_PATH=/x", "env.NCCL_NET=IB")
-    words = plan(apptainer_site(*sets), container="neox:1").step.container
+    sets = ("env.LD_LIBRARY_PATH=/x", "env.NCCL_NET=IB")
+    words = plan(apptainer_site(*sets, runtime="docker"), container="neox:1").step.container
     assert "NCCL_NET" in words and "LD_LIBRARY_PATH" not in words
 
 
 def test_an_image_is_looked_for_from_the_submit_directory() -> None:
     assert plan(apptainer_site(), container="images/../x.sif").step.container[-1] == "/home/user/x.sif"
-    assert plan(apptainer_site("container.runtime=docker"), container="x:1").step.container[-1] == "x:1"
+    assert plan(apptainer_site(runtime="docker"), container="x:1").step.container[-1] == "x:1"
 
 
 def test_the_sites_image_is_used_unless_another_or_none_is_asked_for() -> None:
@@ -238,7 +249,7 @@ def test_an_image_that_is_asked_for_goes_before_the_sites_environment() -> None:
 # Wrong here ------------------------------------------------------------------------------------------------------------
 
 
-def here(where: Any, image: str, facts: Facts = TWO_CORES) -> list[str]:
+def here(where: Site, image: str, facts: Facts = TWO_CORES) -> list[str]:
     found = planned(where, asked={"container": image}, facts=facts)
     assert found.plan is not None
     return list(wrongs(found, "here"))
@@ -262,18 +273,20 @@ def test_a_site_without_a_known_runtime_renders_and_is_refused() -> None:
     found = planned(slurm(), asked={"container": IMAGE})
     assert found.plan is not None and found.plan.step.python == "MISSING_SOFTWARE"
     [problem] = wrongs(found, "here")
-    assert problem.startswith("--container: no container runtime of the site slurm is known / write --site-set container.runtime=NAME")
+    assert problem.startswith(
+        "--container: no container runtime of the site slurm is known / write --site-set container.runtime=NAME"
+    )
 
 
 @pytest.mark.parametrize("image", ["/a/b.sif", "./b", "b.sif", "Upper", "a b"])
 def test_docker_takes_the_name_of_an_image(image: str) -> None:
-    [problem] = wrongs(planned(apptainer_site("container.runtime=docker"), asked={"container": image}))
+    [problem] = wrongs(planned(apptainer_site(runtime="docker"), asked={"container": image}))
     assert problem.startswith(f"--container: {image!r} is not the name of a Docker image / ")
 
 
 @pytest.mark.parametrize("image", ["neox", "neox:1.2", "ghcr.io/a/neox:x", "host:5000/a/b:1", f"a@sha256:{'0' * 64}"])
 def test_names_of_docker_images_are_taken(image: str) -> None:
-    assert wrongs(planned(apptainer_site("container.runtime=docker"), asked={"container": image})) == []
+    assert wrongs(planned(apptainer_site(runtime="docker"), asked={"container": image})) == []
 
 
 # The command -----------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for version in versions:
             write_wheel(folder / "wheels", name, version, LAUNCHES.get(name, {}))
     (folder / "pins.txt").write_text("numpy<9\n")
-    (folder / "here.yml").write_text(f"extends: local\nsoftware: {{constraints: \"{folder / 'pins.txt'}\"}}\n")
+    (folder / "here.yml").write_text(f'extends: local\nsoftware: {{constraints: "{folder / "pins.txt"}"}}\n')
     return folder
 
 
@@ -77,7 +77,9 @@ def built(shop: Path) -> Said:
 
 def test_an_environment_holds_what_the_ranks_need_at_the_pinned_versions(shop: Path, built: Said) -> None:
     assert built.code == 0, built.err
-    program = "import torch, deepspeed, numpy, tokenizers, safetensors as s; print(torch.__version__, numpy.__version__, s.__version__)"
+    program = (
+        "import torch, deepspeed, numpy, tokenizers, safetensors as s; print(torch.__version__, numpy.__version__, s.__version__)"
+    )
     python = shop / "my env" / "bin" / "python"
     assert subprocess.run([python, "-c", program], capture_output=True, text=True).stdout == "2.13.0 1.30.0 0.8.0\n"
 
@@ -92,7 +94,9 @@ def test_its_lock_lists_what_is_installed_and_its_hash_is_printed(shop: Path, bu
 
 
 def test_the_steps_are_shown_while_they_run(built: Said) -> None:
-    assert [line[:14] for line in built.out.splitlines() if line.startswith("neox-hpc: ")] == [f"neox-hpc: {n}/3 " for n in (1, 2, 3)]
+    assert [line[:14] for line in built.out.splitlines() if line.startswith("neox-hpc: ")] == [
+        f"neox-hpc: {n}/3 " for n in (1, 2, 3)
+    ]
 
 
 def test_the_line_that_it_prints_makes_every_job_of_the_site_use_it(shop: Path, built: Said, desk: Desk) -> None:
@@ -121,13 +125,22 @@ def test_a_build_that_fails_is_half_built_and_neither_submit_nor_create_take_it(
     shutil.copy(shop / "wheels" / "torch-2.13.0-py3-none-any.whl", tmp_path / "few")
     words = ("env", "create", "-s", str(shop / "here.yml"), "--wheels", "few", "--path", "half")
     first, second = run(tmp_path, *words), run(tmp_path, *words)
-    assert first.code == 1 and "the packages could not be installed" in first.err and f"add what is missing to {tmp_path}/few" in first.err
+    assert (
+        first.code == 1
+        and "the packages could not be installed" in first.err
+        and f"add what is missing to {tmp_path}/few" in first.err
+    )
     assert second.code == 1 and f"{tmp_path}/half is half-built\n  fix: remove it" in second.err
     assert (tmp_path / "half" / UNFINISHED).exists() and not (tmp_path / "half" / "neox-hpc.lock").exists()
 
 
 def test_without_network_the_way_round_it_is_told(shop: Path, tmp_path: Path) -> None:
-    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "1", "no_proxy": "127.0.0.1"}
+    nowhere = {
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_RETRIES": "0",
+        "PIP_DEFAULT_TIMEOUT": "1",
+        "no_proxy": "127.0.0.1",
+    }
     said = run(tmp_path, "env", "create", "-s", str(shop / "here.yml"), **nowhere)
     assert said.code == 1 and "without network: on a machine with network" in said.err
     [line] = [line.strip() for line in said.err.splitlines() if "pip wheel --wheel-dir wheels" in line]
@@ -189,7 +202,7 @@ def test_an_old_python_is_refused_by_its_name(tmp_path: Path) -> None:
 
 
 def test_a_python_without_venv_is_refused(tmp_path: Path) -> None:
-    said = script_said(tmp_path, site("slurm"), python3='#!/bin/sh\ncase $2 in *ensurepip*) exit 1 ;; esac\n')
+    said = script_said(tmp_path, site("slurm"), python3="#!/bin/sh\ncase $2 in *ensurepip*) exit 1 ;; esac\n")
     assert "cannot make environments\n  fix: apt-get install python3-venv" in said
 
 
@@ -203,4 +216,7 @@ def test_the_sites_modules_are_loaded_before_python_is_looked_for(tmp_path: Path
 def test_constraints_and_wheels_that_are_not_there_are_named_together(desk: Desk) -> None:
     said = desk("env", "create", "-s", "local", "--site-set", "software.constraints=/nowhere", "--wheels", "none")
     assert said.code == 2
-    assert "software.constraints: no such file here: /nowhere" in said.err and f"--wheels: no such directory: {desk.cwd}/none" in said.err
+    assert (
+        "software.constraints: no such file here: /nowhere" in said.err
+        and f"--wheels: no such directory: {desk.cwd}/none" in said.err
+    )

@@ -126,6 +126,7 @@ def test_plan_json_says_what_status_needs() -> None:
         "site": "slurm",
         "scheduler": "slurm",
         "launcher": "srun",
+        "software": "Python /opt/env/bin/python",
         "nodes": 3,
         "ranks_per_node": 4,
         "world_size": 12,

@@ -28,8 +28,10 @@ def script(*sets: str) -> str:
 def run_of(text: str, tail: str, **environ: str) -> str:
     """What the lines of a script from its first module or export to its secrets leave behind, told by ``tail``."""
     begin, end = text.index("export SLURM_EXPORT_ENV=ALL"), text.index("\nsecrets=")
-    program = f"module() {{ echo \"module $*\"; }}\n{text[begin:end]}\n{tail}"
-    return subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"} | environ).stdout
+    program = f'module() {{ echo "module $*"; }}\n{text[begin:end]}\n{tail}'
+    return subprocess.run(
+        ["sh", "-c", program], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"} | environ
+    ).stdout
 
 
 def test_a_virtual_environments_bin_comes_first_on_path() -> None:
@@ -87,7 +89,10 @@ def test_two_ways_of_one_layer_are_refused(tmp_path: Path) -> None:
         ("container: {runtim: docker}", "container.runtim: unknown key\n  fix: did you mean runtime?"),
         ("container: {binds: [opt]}", "container.binds: 'opt' is no bind\n  fix: write /path, /path:/inside or /path:/inside:ro"),
         ("container: {binds: ['/a:/b:rx']}", "container.binds: '/a:/b:rx' is no bind"),
-        ("container: {args: [--cleanenv]}", "container.args: --cleanenv drops the variables that tell a rank its place\n  fix: remove it"),
+        (
+            "container: {args: [--cleanenv]}",
+            "container.args: --cleanenv drops the variables that tell a rank its place\n  fix: remove it",
+        ),
         ("container: {args: ['--pwd=/x']}", "container.args: --pwd is set by the plan\n  fix: remove it"),
         ("container: none", "container: expected key: value, got 'none'"),
     ],
@@ -122,7 +127,12 @@ def test_the_users_own_file_says_it_and_the_command_line_says_it_better(desk: De
 
 @pytest.mark.parametrize(
     ("written", "line"),
-    [("python: /p", "/p -u"), ("conda: /c", "/c/bin/python -u"), ("module: torch", "python3 -u"), ("container: /i.sif", "/i.sif python3 -u")],
+    [
+        ("python: /p", "/p -u"),
+        ("conda: /c", "/c/bin/python -u"),
+        ("module: torch", "python3 -u"),
+        ("container: /i.sif", "/i.sif python3 -u"),
+    ],
 )
 def test_every_way_can_be_the_users_own(desk: Desk, written: str, line: str) -> None:
     own(desk, f"sites: {{slurm: {{{written}}}}}\n")

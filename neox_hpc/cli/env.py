@@ -5,6 +5,7 @@ Changes when what can be done with an environment does.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from pathlib import Path
@@ -29,7 +30,9 @@ def env() -> None:
 
 @env.command()
 @click.option("-s", "--site", "name", required=True, help="The machine: a name (neox-hpc sites list) or a site file.")
-@click.option("--site-set", "sets", multiple=True, metavar="FACT=VALUE", help="Override a fact: --site-set 'modules.load=[\"python\"]'")
+@click.option(
+    "--site-set", "sets", multiple=True, metavar="FACT=VALUE", help="Override a fact: --site-set 'modules.load=[\"python\"]'"
+)
 @click.option("-p", "--path", help="Where to build it; default: envs/SITE here.")
 @click.option("--wheels", help="Directory of wheels, for a machine without network (pip wheel --wheel-dir makes one elsewhere).")
 @click.option("--dry-run", is_flag=True, help="Print the script that builds it; build nothing.")
@@ -84,6 +87,9 @@ def _print_built(venv: Venv) -> None:
         [
             ("lock", f"{venv.lock}  sha256 {lock_sha256(path)}"),
             ("use", f"neox-hpc submit --site {name} --site-set software.venv={shlex.quote(path)} …"),
-            ("keep", f"in ~/{FILE}:  sites: {{{name}: {{venv: {shlex.quote(path)}}}}}"),
+            (
+                "keep",
+                f"in ~/{FILE}:  sites: {{{name}: {{venv: {json.dumps(path, ensure_ascii=False)}}}}}",
+            ),  # a text of JSON is one of YAML
         ]
     )

@@ -208,7 +208,9 @@ _OPTIONS = (
     click.option("-t", "--time", "walltime_s", callback=_read_time, metavar="TIME", help="Walltime: 90m, 2h, 1d12h or HH:MM:SS."),
     click.option("-A", "--account", help="Account that pays; default: of ~/.config/neox-hpc/config.yml."),
     click.option("-q", "--queue", help="Queue (Slurm: partition)."),
-    click.option("-c", "--container", metavar="IMAGE", help="Run in this image: a .sif file (Docker: a name); `none`: in no image."),
+    click.option(
+        "-c", "--container", metavar="IMAGE", help="Run in this image: a .sif file (Docker: a name); `none`: in no image."
+    ),
     click.option("--name", help="Name of the job; default: the first configuration file's."),
     click.option("-o", "--output-dir", default="runs", show_default=True, help="Where run directories are made."),
     click.option("--run-id", help="Name of the run directory; default: the job's name, with .2, .3 … when it is taken."),
