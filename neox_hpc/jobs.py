@@ -1,4 +1,4 @@
-"""Talks to a scheduler about one job: submit, ask, cancel.
+"""Talks to a scheduler about jobs: submit, ask, cancel, signal.
 
 Changes when how a scheduler's commands are run does; their words are in ``schedulers/``.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from neox_hpc import proc
 from neox_hpc.errors import Failure, NeoxHpcError, UserError
@@ -55,7 +56,8 @@ def submit_job(scheduler: Scheduler, run: RunDir, environ: Mapping[str, str]) ->
         process = proc.start_detached(argv, log=run.log, cwd=run.path, environ=clean)
         return Taken(job_id=str(process.pid), command=tuple(argv), process_started=process.started)
     try:
-        stdout = proc.run(argv, timeout_s=SUBMIT_TIMEOUT_S, environ=clean, cwd=run.path)
+        stdin = run.script.read_text(encoding="utf-8") if scheduler.reads_script else None
+        stdout = proc.run(argv, timeout_s=SUBMIT_TIMEOUT_S, environ=clean, cwd=run.path, stdin=stdin)
         return Taken(job_id=scheduler.parse_job_id(stdout), command=tuple(argv))
     except UserError as refused:
         fix = "mend what it names, and submit again: nothing is queued and no file was kept"
@@ -65,27 +67,45 @@ def submit_job(scheduler: Scheduler, run: RunDir, environ: Mapping[str, str]) ->
         raise Unclear(f"{error}\n  {advice}") from None
 
 
-def ask_job(scheduler: Scheduler, run: RunDir, receipt: Receipt, environ: Mapping[str, str]) -> Answer:
-    """Ask how a job stands; never fails: silence is an answer."""
-    if not scheduler.starts_job:
-        return _ask_process(run, receipt)
-    silence = ""
-    answered = False
-    for argv in scheduler.status_argvs(receipt.job_id):
-        try:
-            said = proc.ask(argv, timeout_s=ASK_TIMEOUT_S, environ=scheduler.submit_environment(environ))
-        except NeoxHpcError as error:
-            silence = silence or str(error).partition("\n")[0]
-            continue
-        if said.status != 0 and scheduler.is_unknown_job(said.stderr):
-            answered = True
-        elif said.status != 0:
-            silence = silence or f"{argv[0]}: {_last_line(said.stderr) or f'exit status {said.status}'}"
-        elif (status := scheduler.parse_status(said.stdout)) is not None:
-            return Answer(status=status)
-        else:
-            answered = True
-    return Answer(silence="" if answered else silence)
+def ask_jobs(scheduler: Scheduler, job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Answer]:
+    """Ask a scheduler how jobs stand, once for all of them; never fails: silence is an answer."""
+    known: dict[str, JobStatus] = {}
+    answered, silence = False, ""
+    for step in range(len(scheduler.status_argvs(job_ids))):
+        left = [job_id for job_id in job_ids if job_id not in known]
+        if not left:
+            break
+        said, trouble = _ask(scheduler, scheduler.status_argvs(left)[step], environ)
+        known |= {job_id: said[scheduler.key(job_id)] for job_id in left if scheduler.key(job_id) in said}
+        answered, silence = answered or not trouble, silence or trouble
+    unknown = Answer(silence="" if answered else silence)
+    return {job_id: Answer(status=known[job_id]) if job_id in known else unknown for job_id in job_ids}
+
+
+def _ask(scheduler: Scheduler, argv: list[str], environ: Mapping[str, str]) -> tuple[dict[str, JobStatus], str]:
+    """What one command knows of the jobs; and why it does not speak for those that it leaves out."""
+    try:
+        said = proc.ask(argv, timeout_s=ASK_TIMEOUT_S, environ=scheduler.submit_environment(environ))
+    except NeoxHpcError as error:
+        return {}, str(error).partition("\n")[0]
+    trouble = ""
+    if said.status != 0 and not scheduler.is_unknown_job(said.stderr):
+        trouble = f"{argv[0]}: {_last_line(said.stderr) or f'exit status {said.status}'}"
+    try:
+        return scheduler.parse_status(said.stdout), trouble  # some fail for one job of many, and answer for the others
+    except ValueError as error:
+        return {}, trouble or f"{argv[0]}: its answer cannot be read: {error}"
+
+
+def signal_job(scheduler: Scheduler, receipt: Receipt, signal: str, environ: Mapping[str, str]) -> None:
+    """Send a signal to a job's script, which passes it on to the ranks.
+
+    Raises:
+        UserError, NoAnswer: the scheduler refuses, or does not answer.
+    """
+    _check_host(scheduler, receipt)
+    argv = scheduler.signal_argv(receipt.job_id, signal)
+    proc.run(argv, timeout_s=ASK_TIMEOUT_S, environ=scheduler.submit_environment(environ))
 
 
 def cancel_job(scheduler: Scheduler, receipt: Receipt, environ: Mapping[str, str]) -> None:
@@ -97,17 +117,31 @@ def cancel_job(scheduler: Scheduler, receipt: Receipt, environ: Mapping[str, str
     if scheduler.starts_job:
         proc.run(scheduler.cancel_argv(receipt.job_id), timeout_s=ASK_TIMEOUT_S, environ=scheduler.submit_environment(environ))
         return
-    if receipt.host != os.uname().nodename:
-        raise Failure(f"process {receipt.job_id} runs on {receipt.host}, this is {os.uname().nodename}: cancel it there")
+    _check_host(scheduler, receipt)
     proc.end_session(_process_of(receipt), grace_s=CANCEL_GRACE_S)
 
 
 def asker(run: RunDir, environ: Mapping[str, str]) -> Callable[[], Answer]:
     """A question about one run's job, to be put again and again."""
-    receipt, scheduler = run.receipt, scheduler_of(run)
-    if receipt is None:
-        return lambda: Answer(silence="never submitted")
-    return lambda: ask_job(scheduler, run, receipt, environ)
+    return lambda: ask_runs([run], environ)[run.path]
+
+
+def ask_runs(runs: Sequence[RunDir], environ: Mapping[str, str]) -> dict[Path, Answer]:
+    """How the jobs of runs stand, by the run's directory.  Every scheduler is asked once for all of its jobs; never fails."""
+    answers: dict[Path, Answer] = {}
+    jobs: dict[Scheduler, list[tuple[str, RunDir]]] = {}
+    for run in runs:
+        receipt, scheduler = run.receipt, scheduler_of(run)
+        if receipt is None:
+            answers[run.path] = Answer(silence="never submitted")
+        elif scheduler.starts_job:
+            jobs.setdefault(scheduler, []).append((receipt.job_id, run))
+        else:
+            answers[run.path] = _ask_process(run, receipt)
+    for scheduler, asked in jobs.items():
+        said = ask_jobs(scheduler, list(dict.fromkeys(job_id for job_id, _ in asked)), environ)
+        answers |= {run.path: said[job_id] for job_id, run in asked}
+    return answers
 
 
 def scheduler_of(run: RunDir) -> Scheduler:
@@ -120,6 +154,12 @@ def scheduler_of(run: RunDir) -> Scheduler:
     if name not in SCHEDULERS:
         raise Failure(f"{run.path}/plan.json: scheduler {name!r} is not known to this version; known: {', '.join(SCHEDULERS)}")
     return SCHEDULERS[name]
+
+
+def _check_host(scheduler: Scheduler, receipt: Receipt) -> None:
+    """A process number means something on its own host only."""
+    if not scheduler.starts_job and receipt.host != os.uname().nodename:
+        raise Failure(f"process {receipt.job_id} runs on {receipt.host}, this is {os.uname().nodename}: do it there")
 
 
 def _ask_process(run: RunDir, receipt: Receipt) -> Answer:

@@ -31,16 +31,23 @@ class NoAnswer(Failure):
     """A program that hangs.  What it was asked to do may have happened or not."""
 
 
-def ask(argv: Sequence[str], *, timeout_s: float, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Answer:
-    """Run a program to its end, whatever its exit status.
+def ask(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+) -> Answer:
+    """Run a program to its end, whatever its exit status.  It reads ``stdin``, or nothing.
 
     Raises:
         UserError: there is no such program.
         NoAnswer: it did not end within ``timeout_s``; it and its children are killed.
     """
-    process = _start(argv, environ=environ, cwd=cwd)
+    process = _start(argv, environ=environ, cwd=cwd, stdin=stdin)
     try:
-        stdout, stderr = process.communicate(timeout=timeout_s)
+        stdout, stderr = process.communicate(stdin, timeout=timeout_s)
     except subprocess.TimeoutExpired:
         _kill(process)
         raise NoAnswer(f"{shlex.join(argv)}: gave no answer within {timeout_s:g} s\n  fix: try again later") from None
@@ -50,14 +57,21 @@ def ask(argv: Sequence[str], *, timeout_s: float, environ: Mapping[str, str] | N
     return Answer(argv=tuple(argv), status=process.returncode, stdout=stdout, stderr=stderr)
 
 
-def run(argv: Sequence[str], *, timeout_s: float, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+) -> str:
     """Run a program that must succeed, and return what it printed.
 
     Raises:
         UserError: there is no such program, or it refused: with its command and its own words.
         NoAnswer: it hangs.
     """
-    answer = ask(argv, timeout_s=timeout_s, environ=environ, cwd=cwd)
+    answer = ask(argv, timeout_s=timeout_s, environ=environ, cwd=cwd, stdin=stdin)
     if answer.status != 0:
         words = (answer.stderr.strip() or answer.stdout.strip() or "it said nothing").replace("\n", "\n  ")
         raise UserError(Problem(where=shlex.join(argv), wrong=f"{_ending(answer.status)}: {words}"))
@@ -174,14 +188,17 @@ def _signal(send: Callable[[int, int], None], target: int, number: int) -> bool:
     return True
 
 
-def _start(argv: Sequence[str], *, environ: Mapping[str, str] | None, cwd: Path | None) -> subprocess.Popen[str]:
+def _start(
+    argv: Sequence[str], *, environ: Mapping[str, str] | None, cwd: Path | None, stdin: str | None
+) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
-    return _popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True, env=_copy(environ), cwd=cwd)
+    source = subprocess.DEVNULL if stdin is None else pipe
+    return _popen(argv, stdin=source, stdout=pipe, stderr=pipe, start_new_session=True, env=_copy(environ), cwd=cwd)
 
 
 def _popen(argv: Sequence[str], **options: object) -> subprocess.Popen[str]:
     try:
-        return subprocess.Popen(list(argv), text=True, errors="replace", **options)  # type: ignore[call-overload]
+        return subprocess.Popen(list(argv), encoding="utf-8", errors="replace", **options)  # type: ignore[call-overload]
     except FileNotFoundError as error:
         raise UserError(_absent(argv[0], options.get("cwd"))) from error
     except PermissionError as error:
@@ -198,7 +215,7 @@ def _absent(program: str, cwd: object) -> Problem:
 def _kill(process: subprocess.Popen[str]) -> None:
     _signal(os.killpg, process.pid, signal.SIGKILL)
     process.wait()
-    for pipe in (process.stdout, process.stderr):
+    for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
 

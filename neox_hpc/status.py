@@ -89,10 +89,12 @@ def judge(*, answer: Answer, submitted: bool, cancelled: bool, attempts: int, ex
     """
     said = answer.status
     if said is not None and not said.state.ended and said.state is not JobState.UNKNOWN:
-        state = State.PENDING if said.state is JobState.PENDING else State.RUNNING
-        return Verdict(state=state, why=said.reason)
+        here = State.PENDING if said.state is JobState.PENDING else State.RUNNING
+        return Verdict(state=here, why=said.reason)
     if said is not None and said.state.ended:
-        return _judge_ended(said.state, said.word, exit_status if exit_status is not None else said.exit_code)
+        code = exit_status if exit_status is not None else said.exit_code
+        state = JobState.CANCELLED if cancelled and said.state is JobState.FAILED else said.state  # not every scheduler tells
+        return _judge_ended(state, said.word, code)
     silence = answer.silence or (f"the scheduler says {said.word}" if said is not None else "")
     if exit_status is not None:
         return _judge_outcome(exit_status, cancelled=cancelled)

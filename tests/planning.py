@@ -89,6 +89,11 @@ def slurm(*sets: str) -> Site:
     return site("slurm", *SLURM_FACTS, *sets)
 
 
+def scheduled(name: str, *sets: str) -> Site:
+    """The generic Slurm's nodes under another scheduler."""
+    return slurm(f"scheduler={name}", *sets)
+
+
 def wrongs(found: Planned, kind: str = "anywhere") -> Sequence[str]:
     """The problems of a kind as ``where: wrong / fix``."""
     return [f"{p.where}: {p.wrong} / {p.fix}" for p in found.problems if p.kind == kind]

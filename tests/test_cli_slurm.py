@@ -91,7 +91,7 @@ def test_the_submitting_process_is_clean(desk: Desk, monkeypatch: pytest.MonkeyP
 
 def test_a_waiting_job_tells_why(desk: Desk) -> None:
     submit(desk)
-    assert state(desk, "echo 'PENDING|Resources'") == ("pending", "Resources")
+    assert state(desk, "echo '4711|PENDING|Resources'") == ("pending", "Resources")
     said = desk("logs", "my")
     assert said.code == 0 and "it waits in the queue (Resources)" in said.err
 
@@ -99,13 +99,13 @@ def test_a_waiting_job_tells_why(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("squeue", "sacct", "outcome", "expected"),
     [
-        ("echo 'RUNNING|None'", NO_ACCOUNTING, None, ("running", "")),
-        ("echo 'COMPLETED|None'", NO_ACCOUNTING, "exit_status=0\n", ("done", "")),
-        ("echo 'FAILED|NonZeroExitCode'", NO_ACCOUNTING, "exit_status=1\n", ("failed", "")),
-        ("echo 'NODE_FAIL|None'", NO_ACCOUNTING, None, ("failed", "NODE_FAIL")),
-        ("echo 'OUT_OF_MEMORY|None'", NO_ACCOUNTING, None, ("failed", "OUT_OF_MEMORY")),
-        ("echo 'TIMEOUT|TimeLimit'", NO_ACCOUNTING, None, ("timeout", "")),
-        (INVALID, "echo 'FAILED|3:0'", None, ("failed", "")),
+        ("echo '4711|RUNNING|None'", NO_ACCOUNTING, None, ("running", "")),
+        ("echo '4711|COMPLETED|None'", NO_ACCOUNTING, "exit_status=0\n", ("done", "")),
+        ("echo '4711|FAILED|NonZeroExitCode'", NO_ACCOUNTING, "exit_status=1\n", ("failed", "")),
+        ("echo '4711|NODE_FAIL|None'", NO_ACCOUNTING, None, ("failed", "NODE_FAIL")),
+        ("echo '4711|OUT_OF_MEMORY|None'", NO_ACCOUNTING, None, ("failed", "OUT_OF_MEMORY")),
+        ("echo '4711|TIMEOUT|TimeLimit'", NO_ACCOUNTING, None, ("timeout", "")),
+        (INVALID, "echo '4711|FAILED|3:0'", None, ("failed", "")),
         (INVALID, NO_ACCOUNTING, "exit_status=0\n", ("done", "")),
         (INVALID, NO_ACCOUNTING, "exit_status=1\n", ("failed", "")),
         (
@@ -158,7 +158,7 @@ def test_a_receipt_that_cannot_be_written_does_not_hide_the_job(desk: Desk) -> N
 
 def test_cancel_calls_scancel_and_the_run_remembers(desk: Desk) -> None:
     submit(desk)
-    desk.program("squeue", "echo 'PENDING|Priority'")
+    desk.program("squeue", "echo '4711|PENDING|Priority'")
     desk.program("scancel", "true")
     assert desk("cancel", "4711").code == 0
     assert "scancel 4711" in desk.calls
@@ -167,11 +167,11 @@ def test_cancel_calls_scancel_and_the_run_remembers(desk: Desk) -> None:
 
 def test_a_refused_cancel_is_no_success(desk: Desk) -> None:
     submit(desk)
-    desk.program("squeue", "echo 'RUNNING|None'")
+    desk.program("squeue", "echo '4711|RUNNING|None'")
     desk.program("scancel", "echo 'scancel: error: Kill job error on job id 4711: Access/permission denied' >&2; exit 1")
     said = desk("cancel", "my")
     assert said.code == 2 and "permission denied" in said.err
-    assert state(desk, "echo 'RUNNING|None'") == ("running", "")
+    assert state(desk, "echo '4711|RUNNING|None'") == ("running", "")
 
 
 def test_watch_follows_a_job_through_the_queue_to_its_end_and_asks_rarely(desk: Desk) -> None:
@@ -180,8 +180,8 @@ def test_watch_follows_a_job_through_the_queue_to_its_end_and_asks_rarely(desk: 
     desk.program("sbatch", "echo 4711")
     body = f"""
     n=$(grep -c squeue {desk.programs}/calls.log)
-    if [ "$n" -eq 1 ]; then echo 'PENDING|Priority'; exit; fi
-    echo 'COMPLETED|None'"""
+    if [ "$n" -eq 1 ]; then echo '4711|PENDING|Priority'; exit; fi
+    echo '4711|COMPLETED|None'"""
     desk.program("squeue", body)
     job = (
         f'sleep 0.7; mkdir {run}/logs/1; echo n1 >{run}/logs/1/hostfile; echo \'{{"step": 20, "loss": 1.5}}\' >{run}/metrics.jsonl'

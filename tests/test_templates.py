@@ -20,6 +20,7 @@ import pytest
 from neox_hpc.launchers import LAUNCHERS
 from neox_hpc.plan import Plan
 from neox_hpc.render import render_script
+from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.site import EnvValue
 from tests.planning import TWO_CORES, plan, site
 
@@ -126,10 +127,61 @@ def test_ranks_start_in_the_snapshot_of_the_code(stage: Stage) -> None:
     assert (stage.root / "record" / "cwd").read_text().strip() == str(stage.run / "code")
 
 
-def test_hostfile_lists_every_node_with_its_slots_and_the_sites_suffix(stage: Stage) -> None:
-    stage.finish(slurm_job(stage, "network.host_suffix=-ib"))
-    assert (stage.run / "logs/1/hostfile").read_text() == "n1-ib slots=2\nn2-ib slots=2\n"
-    assert stage.env()["MASTER_ADDR"] == "n1-ib"
+def test_hostfile_lists_every_node_with_its_slots_and_only_the_address_has_the_sites_suffix(stage: Stage) -> None:
+    stage.finish(slurm_job(stage, "network.host_suffix=i"))
+    assert (stage.run / "logs/1/hostfile").read_text() == "n1 slots=2\nn2 slots=2\n"
+    assert (stage.run / "logs/1/nodefile").read_text() == "n1\nn2\n"
+    assert stage.env()["MASTER_ADDR"] == "n1i"
+
+
+def allocation(stage: Stage, scheduler: str) -> dict[str, str]:
+    """What a scheduler shows to the script of job 123456 (Flux: f2ab) on n1 and n2, two slots each."""
+    flux = "#!/bin/sh\ncase \"$*\" in \"getattr jobid\") echo f2ab ;; \"hostlist --expand local\") echo n1 n2 ;; *) exit 9 ;; esac\n"
+    (stage.root / "bin" / "flux").write_text(flux)
+    (stage.root / "bin" / "flux").chmod(0o755)
+    hosts = stage.root / "hosts"
+    hosts.write_text("batch2\nn2\nn2\nn1\nn1\n" if scheduler == "lsf-csm" else "n1\nn1\nn2\nn2\n")
+    lsf = {"LSB_JOBID": "123456", "LSB_DJOB_HOSTFILE": str(hosts)}
+    return {
+        "slurm": {"SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "n1,n2"},
+        "pbs": {"PBS_JOBID": "123456.pbs.example.gov", "PBS_NODEFILE": str(hosts)},
+        "lsf": lsf,
+        "lsf-csm": lsf,
+        "flux": {},
+    }[scheduler]
+
+
+def port_of(job_id: str) -> int:
+    """By cksum(1), for an id that is no number."""
+    said = subprocess.run(["cksum"], input=job_id, text=True, capture_output=True, check=True).stdout
+    return 10000 + (int(job_id) if job_id.isdecimal() else int(said.split()[0])) % 20000
+
+
+QUEUED = [name for name, scheduler in SCHEDULERS.items() if scheduler.starts_job]
+
+
+.mark.parametrize("scheduler", QUEUED)
+def test_nodes_and_rendezvous_come_from_the_jobs_own_scheduler(stage: Stage, scheduler: str) -> None:
+    status, output = stage.finish(slurm_job(stage, f"scheduler={scheduler}"), **allocation(stage, scheduler))
+    assert status == 0, output
+    assert (stage.run / "logs/1/nodefile").read_text() == "n1\nn2\n"
+    assert (stage.run / "logs/1/hostfile").read_text() == "n1 slots=2\nn2 slots=2\n"
+    assert stage.env()["MASTER_ADDR"] == "n1"
+    assert int(stage.env()["MASTER_PORT"]) == port_of("f2ab" if scheduler == "flux" else "123456")
+
+
+def test_a_second_start_in_the_same_job_has_a_port_of_its_own(stage: Stage) -> None:
+    ports = []
+    for _ in range(3):
+        stage.finish(slurm_job(stage))
+        ports.append(int(stage.env()["MASTER_PORT"]))
+    assert len(set(ports)) == 3 and all(10000 <= port < 30000 for port in ports)
+
+
+.mark.parametrize("scheduler", [name for name in QUEUED if name != "slurm"])
+def test_outside_a_job_the_script_does_not_start_ranks(stage: Stage, scheduler: str) -> None:
+    status, _ = stage.finish(slurm_job(stage, f"scheduler={scheduler}"))
+    assert (status != 0, (stage.root / "record" / "argv").exists()) == (True, False)
 
 
 @pytest.mark.parametrize(("printed", "address"), [("10.1.2.3", "10.1.2.3"), ("10.1.2.3 10.9.9.9 ", "10.1.2.3")])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,7 +16,7 @@ import click
 from neox_hpc.cli.show import number, print_json, print_table, style_state
 from neox_hpc.cli.status import as_facts
 from neox_hpc.errors import NeoxHpcError
-from neox_hpc.jobs import Answer, asker, scheduler_of
+from neox_hpc.jobs import Answer, ask_runs, scheduler_of
 from neox_hpc.registry import Entry, read_registry, registry_file
 from neox_hpc.rundir import RunDir, open_run
 from neox_hpc.status import Standing, look
@@ -33,9 +35,9 @@ def list_runs(lines: int, as_json: bool) -> None:
     """
     file = registry_file(os.environ)
     entries = list({entry.path: entry for entry in reversed(read_registry(file))}.values())[::-1]
-    silent: dict[str, Answer] = {}
-    found = ((entry, standing) for entry in entries if (standing := _look(entry, silent)) is not None)
-    standings = list(itertools.islice(found, lines))
+    runs = list(itertools.islice(_open(entries), lines))
+    answers = ask_runs([run for _, run in runs if not _has_outcome(run)], os.environ)
+    standings = [(entry, look(run, partial(answers.get, run.path, Answer()))) for entry, run in runs]
     if as_json:
         print_json([as_facts(standing) | {"submitted_at": entry.submitted_at} for entry, standing in standings])
     elif standings:
@@ -44,29 +46,30 @@ def list_runs(lines: int, as_json: bool) -> None:
         click.echo("no runs yet: neox-hpc submit --site local configs/quickstart.yml", err=True)
 
 
-def _look(entry: Entry, silent: dict[str, Answer]) -> Standing | None:
-    """None: the directory is gone, or damaged, which is told."""
-    try:
-        run = open_run(Path(entry.path))
-        return look(run, lambda: _ask(run, silent))
-    except NeoxHpcError as error:
-        if Path(entry.path).is_dir():
-            click.echo(f"left out, job {entry.job_id} on {entry.site}: {error}", err=True)
-        return None
+def _open(entries: list[Entry]) -> Iterator[tuple[Entry, RunDir]]:
+    """Their run directories; what is gone is left out, what is damaged too, which is told."""
+    for entry in entries:
+        try:
+            yield entry, _readable(open_run(Path(entry.path)))
+        except NeoxHpcError as error:
+            if Path(entry.path).is_dir():
+                click.echo(f"left out, job {entry.job_id} on {entry.site}: {error}", err=True)
 
 
-def _ask(run: RunDir, silent: dict[str, Answer]) -> Answer:
-    """Of many runs, only those without an outcome are asked for; a scheduler that is silent once is not waited for again."""
+def _readable(run: RunDir) -> RunDir:
+    """The same.
+
+    Raises:
+        Failure: its plan or its receipt is damaged.
+    """
+    scheduler_of(run)
+    return run if run.receipt is not None else run
+
+
+def _has_outcome(run: RunDir) -> bool:
+    """Of many runs, only those without an outcome are asked for."""
     attempts = run.attempts
-    if attempts and attempts[-1].exit_status is not None:
-        return Answer()
-    scheduler = str(run.plan.get("scheduler"))
-    if scheduler in silent:
-        return silent[scheduler]
-    answer = asker(run, os.environ)()
-    if answer.silence and scheduler_of(run).starts_job:
-        silent[scheduler] = answer
-    return answer
+    return bool(attempts) and attempts[-1].exit_status is not None
 
 
 def _row(entry: Entry, standing: Standing) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -58,6 +58,7 @@ class Pattern:
 
 RUN_NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+- (at most 64, the first a letter or digit)")
 """A job's name is also its directory's name."""
+NOTHING = Pattern(r"", "nothing")
 
 
 class Scheduler(Protocol):
@@ -77,6 +78,16 @@ class Scheduler(Protocol):
     def starts_job(self) -> bool:
         """True: a scheduler starts the job; ``submit_argv`` prints its id.  False: ``submit_argv`` *is* the job, to be started in a
         session of its own with its output in logs/job.out; its process id is the job's id."""
+        ...
+
+    @property
+    def reads_script(self) -> bool:
+        """Whether ``submit_argv`` takes the script from its standard input."""
+        ...
+
+    @property
+    def runs_on_first_node(self) -> bool:
+        """Whether the job's script runs on its first node; else on one that the job's ranks do not run on."""
         ...
 
     @property
@@ -112,16 +123,45 @@ class Scheduler(Protocol):
         """Raises ValueError when there is no id in the text."""
         ...
 
-    def status_argvs(self, job_id: str) -> list[list[str]]:
-        """Commands to ask in turn; an error or a ``None`` from :meth:`parse_status` means: ask the next."""
+    def key(self, job_id: str) -> str:
+        """What stands for the job in :meth:`parse_status`: the scheduler may write an id in several ways."""
         ...
 
-    def parse_status(self, stdout: str) -> JobStatus | None:
-        """``None``: the answer does not hold the job (any more)."""
+    def status_argvs(self, job_ids: Sequence[str]) -> list[list[str]]:
+        """Commands to ask in turn, each for all jobs that the ones before it do not know."""
+        ...
+
+    def parse_status(self, stdout: str) -> dict[str, JobStatus]:
+        """The jobs that an answer holds, by their :meth:`key`.
+
+        Raises:
+            ValueError: it is not an answer.
+        """
         ...
 
     def is_unknown_job(self, stderr: str) -> bool:
-        """Whether a failed status command failed because the scheduler holds the job no more (and not because it is down)."""
+        """Whether a status command failed because the scheduler holds a job no more (and not because it is down)."""
         ...
 
     def cancel_argv(self, job_id: str) -> list[str]: ...
+
+    def signal_argv(self, job_id: str, signal: str) -> list[str]:
+        """Send a signal ("USR1") to the job's script, which passes it on to the ranks."""
+        ...
+
+
+def first_document(stdout: str) -> str:
+    """The JSON document in an answer before which a site prints a banner.
+
+    Raises:
+        ValueError: there is none.
+    """
+    start = re.search(r"^\s*\{", stdout, re.MULTILINE)
+    if start is None:
+        raise ValueError(f"no JSON: {stdout.strip()[:200]!r}")
+    return stdout[start.start() :]
+
+
+def without(environ: Mapping[str, str], prefixes: tuple[str, ...], kept: frozenset[str]) -> dict[str, str]:
+    """An environment without the variables of an enclosing job."""
+    return {name: value for name, value in environ.items() if name in kept or not name.startswith(prefixes)}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neox_hpc.schedulers.interface import RUN_NAME, JobStatus, Pattern
+from neox_hpc.schedulers.interface import NOTHING, RUN_NAME, JobStatus, Pattern
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
 
-_NONE = Pattern(r"", "nothing")
 _PATH = Pattern(r"/[^\x00-\x1f\x7f]*", "anything but control characters")
 _KEPT = {"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"}
 """What a login would have given the job as well.  LD_LIBRARY_PATH finds the GPU driver's library in some container images; which
@@ -26,10 +25,12 @@ class Local:
     template: str = "local.sh.j2"
     takes: frozenset[str] = frozenset()
     starts_job: bool = False
+    reads_script: bool = False
+    runs_on_first_node: bool = True
     name: Pattern = RUN_NAME
-    account: Pattern = _NONE
+    account: Pattern = NOTHING
     account_variables: tuple[str, ...] = ()
-    comment: Pattern = _NONE
+    comment: Pattern = NOTHING
     path: Pattern = _PATH
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
@@ -46,15 +47,21 @@ class Local:
             raise ValueError(f"no process id: {stdout.strip()!r}")
         return stdout.strip()
 
-    def status_argvs(self, job_id: str) -> list[list[str]]:
+    def key(self, job_id: str) -> str:
+        return job_id
+
+    def status_argvs(self, job_ids: Sequence[str]) -> list[list[str]]:
         """Nobody to ask: whether the process lives is seen in /proc, how it ended in the run's outcome file."""
         return []
 
-    def parse_status(self, stdout: str) -> JobStatus | None:
-        return None
+    def parse_status(self, stdout: str) -> dict[str, JobStatus]:
+        return {}
 
     def is_unknown_job(self, stderr: str) -> bool:
         return False
 
     def cancel_argv(self, job_id: str) -> list[str]:
         return ["kill", "-s", "TERM", "--", f"-{job_id}"]  # job.sh leads its process group
+
+    def signal_argv(self, job_id: str, signal: str) -> list[str]:
+        return ["kill", "-s", signal, "--", job_id]

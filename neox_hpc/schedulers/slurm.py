@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neox_hpc.schedulers.interface import RUN_NAME, JobState, JobStatus, Pattern
+from neox_hpc.schedulers.interface import RUN_NAME, JobState, JobStatus, Pattern, without
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -60,6 +60,8 @@ class Slurm:
     template: str = "slurm.sh.j2"
     takes: frozenset[str] = frozenset({"account", "comment", "queue", "walltime"})
     starts_job: bool = True
+    reads_script: bool = False
+    runs_on_first_node: bool = True
     name: Pattern = RUN_NAME
     account: Pattern = _ACCOUNT
     account_variables: tuple[str, ...] = ("SBATCH_ACCOUNT", "SLURM_ACCOUNT")
@@ -94,7 +96,7 @@ class Slurm:
 
     def submit_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """SBATCH_* overrides directives, and an enclosing job's SLURM_* leaks into the new one; SLURM_CONF finds the server."""
-        return {name: value for name, value in environ.items() if name == "SLURM_CONF" or not name.startswith(_OVERRIDES)}
+        return without(environ, _OVERRIDES, frozenset({"SLURM_CONF"}))
 
     def parse_job_id(self, stdout: str) -> str:
         # --parsable prints "id" or "id;cluster"; site banners may come before it
@@ -103,29 +105,40 @@ class Slurm:
             raise ValueError(f"sbatch printed no job id: {stdout.strip()!r}")
         return str(found[-1])
 
-    def status_argvs(self, job_id: str) -> list[list[str]]:
-        """squeue forgets a job MinJobAge (300 s by default) after its end; sacct is off at some sites."""
+    def key(self, job_id: str) -> str:
+        return job_id
+
+    def status_argvs(self, job_ids: Sequence[str]) -> list[list[str]]:
+        """squeue first: it knows the present, and runs where accounting is off; it forgets a job MinJobAge (300 s by default) after its
+        end.  sacct asks a database, which lags and can hang, so only for those."""
+        jobs = f"--jobs={','.join(job_ids)}"
         return [
-            ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T|%r"],
-            ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job_id}", "--format=State,ExitCode"],
+            ["squeue", "--noheader", "--states=all", jobs, "--format=%i|%T|%r"],
+            ["sacct", "--allocations", "--noheader", "--parsable2", jobs, "--format=JobID,State,ExitCode"],
         ]
 
-    def parse_status(self, stdout: str) -> JobStatus | None:
-        lines = [line for line in stdout.splitlines() if "|" in line]
-        if not lines:
-            return None
-        word, _, detail = lines[-1].strip().partition("|")  # a requeued job has a line per attempt, newest last
-        state = STATES.get(word.split(" ")[0].rstrip("+"), JobState.UNKNOWN)  # "CANCELLED by 1000"
-        if code := _EXIT_CODE.fullmatch(detail):
-            status, signal = int(code[1]), int(code[2])
-            return JobStatus(state, word, 128 + signal if signal else status)
-        return JobStatus(state, word, reason=detail if state is JobState.PENDING and detail != "None" else "")
+    def parse_status(self, stdout: str) -> dict[str, JobStatus]:
+        found = (line.strip().split("|", 2) for line in stdout.splitlines() if line.count("|") >= 2)
+        return {job_id: _status(word, detail) for job_id, word, detail in found}  # a requeued job: a line per attempt, newest last
 
     def is_unknown_job(self, stderr: str) -> bool:
         return "Invalid job id" in stderr  # ESLURM_INVALID_JOB_ID: squeue for a single job that is purged
 
     def cancel_argv(self, job_id: str) -> list[str]:
         return ["scancel", job_id]
+
+    def signal_argv(self, job_id: str, signal: str) -> list[str]:
+        """--batch: to the script alone, which passes it on; otherwise the steps get it twice, or the script not at all."""
+        return ["scancel", "--batch", f"--signal={signal}", job_id]
+
+
+def _status(word: str, detail: str) -> JobStatus:
+    """Of squeue's state and reason, or of sacct's state and exit code."""
+    state = STATES.get(word.split(" ")[0].rstrip("+"), JobState.UNKNOWN)  # "CANCELLED by 1000"
+    if code := _EXIT_CODE.fullmatch(detail):
+        status, signal = int(code[1]), int(code[2])
+        return JobStatus(state, word, 128 + signal if signal else status)
+    return JobStatus(state, word, reason=detail if state is JobState.PENDING and detail != "None" else "")
 
 
 def _clock(seconds: int) -> str:
