@@ -13,14 +13,14 @@ from dataclasses import replace
 from typing import Literal
 
 from neox_hpc.containers import CONTAINERS, is_fetched
-from neox_hpc.decisions import Account, count
+from neox_hpc.decisions import Account, count, queue_of
 from neox_hpc.errors import Problem
 from neox_hpc.memory import HEADROOM, Memory, fullest, in_gib, stages
 from neox_hpc.outline import Outline
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
 from neox_hpc.run_paths import inputs
-from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.schedulers import SCHEDULERS, Scheduler
 from neox_hpc.settings import Loaded
 from neox_hpc.site import UNFINISHED, WAYS, Site
 from neox_hpc.software import has_software, image_of
@@ -42,10 +42,78 @@ def check_words(site: Site, request: Request) -> Iterator[Problem]:
     for option, text, pattern in words:
         if not pattern.allows(text):
             yield Problem(option, f"{text!r} does not fit {site.scheduler}", f"use {pattern.words}")
+    if request.nodes is not None and request.nodes < 1:
+        yield Problem("--nodes", f"{request.nodes} nodes", "ask for at least 1")
+    if not scheduler.runs_on_first_node and site.network.address == "ip":
+        wrong = f"a script of {site.scheduler} runs beside its nodes, so its own address is not that of rank 0"
+        yield Problem(f"{site.file}  network.address", wrong, "write address: name")
     if request.queue and site.queues is not None and request.queue not in site.queues and "queue" in scheduler.takes:
         near = difflib.get_close_matches(request.queue, site.queues, n=1)
         known = f"did you mean {near[0]}?" if near else f"known: {', '.join(site.queues)}"
         yield Problem("--queue", f"{site.name} has no queue {request.queue!r}", known)
+
+
+FORWARDED = ("USR1", "TERM", "INT")
+"""Signals that the job's script passes on to the ranks; any other ends it."""
+
+
+def check_directives(site: Site, request: Request, queue: str | None) -> Iterator[Problem]:
+    """What only some schedulers can be told, and arguments that are handed to the scheduler as they stand."""
+    scheduler = SCHEDULERS[site.scheduler]
+    yield from _check_options(site, request, scheduler)
+    known = queue_of(site, queue)
+    here = [f"{site.file}  directives"] * len(site.directives) + [f"{site.file}  queues"] * len(known.directives if known else ())
+    texts = [*site.directives, *(known.directives if known else ()), *request.directives]
+    seen: set[str] = set()
+    for where, text in zip([*here, *("--directive" for _ in request.directives)], texts, strict=True):
+        yield from _check_directive(site, scheduler, f"{where} {text!r}", text)
+        for option in scheduler.once.intersection(scheduler.options_of(text)):
+            if option in seen:
+                yield Problem(f"{where} {text!r}", f"only one {option} counts, and there is another", "write all its values in one")
+            seen.add(option)
+    for option in site.skip_directives:
+        if option not in scheduler.owned:
+            fix = f"write one of {', '.join(scheduler.owned)}" if scheduler.owned else "remove it"
+            yield Problem(f"{site.file}  skip_directives", f"no directive {option} is written for {site.scheduler}", fix)
+
+
+def _check_options(site: Site, request: Request, scheduler: Scheduler) -> Iterator[Problem]:
+    given = {
+        "--after": bool(request.after),
+        "--exclude": request.exclude is not None,
+        "--signal": request.early_signal is not None,
+        "--requeue": request.requeue,
+        "--directive": bool(request.directives),
+    }
+    for option, why in scheduler.cannot.items():
+        if given[option]:
+            yield Problem(option, f"{site.scheduler} cannot: {why}", "remove it")
+    words = [("--after", after.job_id, scheduler.job_id) for after in request.after]
+    words += [("--exclude", request.exclude, scheduler.nodes)] if request.exclude is not None else []
+    for option, text, pattern in words:
+        if option not in scheduler.cannot and not pattern.allows(text):
+            yield Problem(option, f"{text!r} does not fit {site.scheduler}", f"use {pattern.words}")
+    if request.early_signal is not None and request.early_signal.signal not in FORWARDED:
+        wrong = f"the job's script passes {', '.join(FORWARDED)} on to the ranks, and {request.early_signal.signal} would end it"
+        yield Problem("--signal", wrong, f"write --signal {FORWARDED[0]}@{request.early_signal.seconds}")
+
+
+def _check_directive(site: Site, scheduler: Scheduler, where: str, text: str) -> Iterator[Problem]:
+    if not text.startswith("-") or not text.isprintable():
+        yield Problem(where, f"is no argument of {site.scheduler}", "write one option and its value, in printable characters")
+        return
+    for option in scheduler.options_of(text):
+        own = _owned(scheduler, option)
+        if own is not None and own not in site.skip_directives:
+            yield Problem(where, f"the plan decides {own}", f"use {scheduler.owned[own]}")
+
+
+def _owned(scheduler: Scheduler, option: str) -> str | None:
+    """The plan's own option that is meant: getopt_long(3) takes any beginning of a name."""
+    if option in scheduler.owned:
+        return option
+    begun = [own for own in scheduler.owned if own.startswith(option) and " " not in own]
+    return begun[0] if begun and option.startswith("--") and len(option) > 4 else None
 
 
 def check_account(loaded: Loaded, site: Site, account: Account) -> Iterator[Problem]:

@@ -55,6 +55,8 @@ def choose_account(loaded: Loaded, site: Site, request: Request) -> Account:
 def choose_nodes(loaded: Loaded, site: Site, request: Request, queue: str | None, ranks: int, vocab: int) -> Decision:
     """``--nodes``, else num_nodes, else solved from the batch equation, else the fewest that hold the model's cut and fit."""
     config = loaded.config
+    if request.nodes is not None and request.nodes < 1:
+        return Decision()  # told with the other words of the command line
     if request.nodes is not None:
         decision = Decision(value=request.nodes)
         where = "--nodes"
@@ -68,8 +70,6 @@ def choose_nodes(loaded: Loaded, site: Site, request: Request, queue: str | None
         wrong = f"{decision.value} nodes, and {site.name} gives a job at most {site.max_nodes}"
         most = min(site.max_nodes, max((node_bin.max_nodes for node_bin in bins_of(site, queue)), default=site.max_nodes))
         return Decision(problem=Problem(where, wrong, f"ask for at most {most}, or choose another site"))
-    if decision.value is not None and decision.value < 1:
-        return Decision(problem=Problem(where, f"{decision.value} nodes", "ask for at least 1"))
     return decision
 
 

@@ -34,6 +34,8 @@ def default_notes(loaded: Loaded, site: Site, request: Request, account: Account
     replaced = [loaded.where(key).replace("  ", " ") for key in given if key not in LAUNCH_KEYS or key in unused]
     if replaced:
         yield f"not used, the site's scheduler and launcher ({site.launcher}) take their place: {', '.join(replaced)}"
+    if request.early_signal is not None:
+        yield f"signal: {request.early_signal.signal} reaches the ranks, and this version of the training ends at it"
     tensor = loaded.config.parallelism.model_parallel_size
     if loaded.config.parallelism.sequence_parallel and tensor == 1:
         yield "layout: sequence_parallel changes nothing with model_parallel_size 1"
@@ -81,6 +83,13 @@ def unknown_notes(site: Site, loaded: Loaded, request: Request, facts: Facts) ->
         )
     if site.node.cores is None:
         notes.append(f"cores: node.cores of {site.name} is not known, so a rank gets the scheduler's default (often one core)")
+    takes_part = SCHEDULERS[site.scheduler].all_memory
+    given = any(text.startswith("--mem") for text in (*site.directives, *request.directives))
+    if takes_part and site.node.memory_gib is None and not given:
+        notes.append(
+            f"memory of a node: node.memory_gib of {site.name} is not known, and {site.scheduler} may give a job a part of it; "
+            f"--directive {takes_part} asks for all"
+        )
     unseen = [path.key for path in inputs(loaded.config, request.cwd) if any(file not in facts.exists for file in path.files)]
     if unseen:
         notes.append(f"not checked, cannot be seen from here: {', '.join(unseen)}")

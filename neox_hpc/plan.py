@@ -11,6 +11,7 @@ from typing import Literal
 from neox_hpc.checks import (
     MISSING_ACCOUNT,
     check_account,
+    check_directives,
     check_inputs,
     check_launch,
     check_memory,
@@ -36,6 +37,7 @@ from neox_hpc.outline import Outline, make_outline
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
 from neox_hpc.run_paths import with_absolute_paths
+from neox_hpc.schedulers import After, EarlySignal
 from neox_hpc.settings import Loaded
 from neox_hpc.site import EnvValue, Site
 from neox_hpc.software import Software, choose_software
@@ -62,7 +64,11 @@ class Plan:
     """As the scheduler calls it."""
     walltime_s: int | None
     directives: tuple[str, ...]
-    """The site's and the queue's own."""
+    """The site's own, the queue's and the command line's."""
+    after: tuple[After, ...]
+    exclude: str | None
+    early_signal: EarlySignal | None
+    requeue: bool
     env: tuple[tuple[str, EnvValue], ...]
     software: Software
     """What the ranks run in."""
@@ -103,8 +109,10 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     ranks = site.node.ranks
     if ranks is None:
         problems.append(missing(site, "node.gpus", "the GPUs of a node", "4"))
+        problems += check_directives(site, request, request.queue)
         return Planned(plan=None, problems=(*problems, *check_model(loaded, site, vocab)))
     queue = choose_queue(site, request)
+    problems += check_directives(site, request, queue)
     nodes = choose_nodes(loaded, site, request, queue, ranks, vocab)
     walltime = choose_walltime(site, queue, request, nodes.value or 1)
     problems += [decision.problem for decision in (nodes, walltime) if decision.problem is not None]
@@ -189,7 +197,11 @@ def _assemble(
         comment=loaded.config.launch.comment,
         queue=known.partition or queue if known else queue,
         walltime_s=walltime_s,
-        directives=(*site.directives, *(known.directives if known else ())),
+        directives=(*site.directives, *(known.directives if known else ()), *request.directives),
+        after=request.after,
+        exclude=request.exclude,
+        early_signal=request.early_signal,
+        requeue=request.requeue,
         env=env,
         software=software,
         step=step,

@@ -188,9 +188,7 @@ def _signal(send: Callable[[int, int], None], target: int, number: int) -> bool:
     return True
 
 
-def _start(
-    argv: Sequence[str], *, environ: Mapping[str, str] | None, cwd: Path | None, stdin: str | None
-) -> subprocess.Popen[str]:
+def _start(argv: Sequence[str], *, environ: Mapping[str, str] | None, cwd: Path | None, stdin: str | None) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
     source = subprocess.DEVNULL if stdin is None else pipe
     return _popen(argv, stdin=source, stdout=pipe, stderr=pipe, start_new_session=True, env=_copy(environ), cwd=cwd)

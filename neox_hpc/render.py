@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from neox_hpc.env import Venv
 from neox_hpc.launchers import LAUNCHERS, NOTES, Shell
 from neox_hpc.plan import Plan
-from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.schedulers import SCHEDULERS, asked
 from neox_hpc.site import EnvValue
 from neox_hpc.vocabulary import write_run
 from neox_hpc.words import expanding
@@ -39,7 +39,7 @@ def render_script(plan: Plan) -> str:
     return template.render(
         plan=plan,
         site=plan.site,
-        directives=scheduler.directives(plan),
+        directives=asked(scheduler, plan),
         launch=LAUNCHERS[launcher](plan.step),
         launch_notes=[NOTES[launcher](plan.step)] if launcher in NOTES else [],
     )

@@ -6,7 +6,11 @@ Changes when a command line can say more.
 from __future__ import annotations
 
 import os.path
+import re
 from dataclasses import dataclass
+from typing import get_args
+
+from neox_hpc.schedulers import After, Condition, EarlySignal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,39 @@ class Request:
     """Image, or `none`."""
     software_place: str | None = None
     """Where the user's own configuration says what the ranks run in, if it does."""
+    directives: tuple[str, ...] = ()
+    """Of the command line, as they stand."""
+    after: tuple[After, ...] = ()
+    exclude: str | None = None
+    """Nodes, as the scheduler writes several."""
+    early_signal: EarlySignal | None = None
+    requeue: bool = False
+    """Start the script again after a node failure."""
+
+
+def read_after(text: str) -> After:
+    """``4711``, ``4711:any`` or ``4711:notok``.
+
+    Raises:
+        ValueError: no such condition.
+    """
+    job_id, _, condition = text.partition(":")
+    known = {word: word for word in get_args(Condition)}
+    if (condition or "ok") not in known:
+        raise ValueError(f"{text!r} has no known condition: write JOB, JOB:any or JOB:notok")
+    return After(job_id=job_id, condition=known[condition or "ok"])
+
+
+def read_early_signal(text: str) -> EarlySignal:
+    """``USR1@300``, ``SIGUSR1@300``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    found = re.fullmatch(r"(?:SIG)?([A-Z][A-Z0-9]*)@([1-9]\d{0,4})", text)
+    if found is None:
+        raise ValueError(f"{text!r} is no signal and seconds: write USR1@300")
+    return EarlySignal(signal=found[1], seconds=int(found[2]))
 
 
 def run_name(name: str | None, config_files: tuple[str, ...]) -> str:

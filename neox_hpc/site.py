@@ -53,7 +53,7 @@ def show_walltime(seconds: int) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
-Walltime = Annotated[int, BeforeValidator(lambda value: read_walltime(value) if isinstance(value, str) else value)]
+Walltime = Annotated[int, BeforeValidator(lambda value: read_walltime(value if isinstance(value, str) else str(value)))]
 
 
 class _Facts(BaseModel):
@@ -294,6 +294,11 @@ class Site(_Facts):
         default=None, description="How GPUs are asked for, with {gpus}; null: the scheduler's usual way; '': not."
     )
     directives: tuple[str, ...] = Field(default=(), strict=False, description="Further arguments for every job, e.g. '-C nvme'.")
+    skip_directives: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Options that the site's filter refuses, so that they are not written: '--export', '-k'.",
+    )
     launcher_args: tuple[str, ...] = Field(default=(), strict=False, description="Further arguments of the launcher.")
     modules: Modules = Modules()
     env: dict[str, EnvValues] = Field(default_factory=dict)
@@ -321,7 +326,7 @@ class Site(_Facts):
                 raise ValueError(f"{name!r} is no name of an environment variable")
         return env
 
-    @field_validator("directives", "launcher_args")
+    @field_validator("directives", "skip_directives", "launcher_args")
     @classmethod
     def _one_line(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         for text in texts:

@@ -200,3 +200,13 @@ def test_shell_characters_in_names_are_refused(desk: Desk, option: str, evil: st
     assert said.code == 2 and option in said.err
     assert not Path(desk.cwd / "runs").exists() or list((desk.cwd / "runs").iterdir()) == []
     assert desk.calls == []
+
+
+def test_one_question_serves_every_run(desk: Desk) -> None:
+    for number in (11, 12, 13):
+        submit(desk, f"echo {number}")
+    desk.program("squeue", "printf '11|RUNNING|None\\n12|PENDING|Priority\\n'")
+    desk.program("sacct", "echo '13|TIMEOUT|0:0'")
+    assert [run["state"] for run in desk("list", "--json").facts] == ["timeout", "pending", "running"]
+    asked = [call for call in desk.calls if call.split()[0] in ("squeue", "sacct")]
+    assert len(asked) == 2 and "--jobs=13,12,11" in asked[0] and "--jobs=13 " in asked[1]

@@ -112,12 +112,19 @@ def test_slurm_asks_for_nothing_that_is_not_known() -> None:
 
 
 def test_the_others_ask_for_nothing_that_is_not_known() -> None:
-    open_facts = ("node.gpus=0", "node.accelerator=cpu", "node.cores=null", "node.cpu_ranks=2")
-    assert "-l select=3:mpiprocs=2" in PBS.directives(plan(scheduled("pbs", *open_facts), nodes=3))
-    assert LSF.directives(plan(scheduled("lsf", *open_facts), nodes=3))[1:3] == ("-n 6", '-R "span[ptile=2]"')
+    def bare(name: str) -> tuple[str, ...]:
+        where = site("slurm", f"scheduler={name}", "node.gpus=0", "node.cpu_ranks=2", "software.python=/p")
+        return SCHEDULERS[name].directives(plan(where, nodes=3))
+
+    assert "-l select=3:mpiprocs=2" in bare("pbs")
+    assert bare("lsf")[1:3] == ("-n 6", '-R "span[ptile=2]"')
     for name in QUEUED:
-        asked = " ".join(SCHEDULERS[name].directives(plan(scheduled(name, *open_facts), nodes=3)))
-        assert not [word for word in ("gpu", "-A ", "-P ", "-q ", "account", "bank", "queue", "walltime", "-W", "time") if word in asked]
+        asked = " ".join(bare(name))
+        assert not [
+            word
+            for word in ("gpu", "-A ", "-P ", "-q ", "account", "bank", "--queue", "partition", "walltime", "-W", "time")
+            if word in asked
+        ]
 
 
 @pytest.mark.parametrize(
@@ -365,8 +372,31 @@ def test_an_answer_that_is_none_is_told(name: str) -> None:
 def test_words_of_jobs_that_have_ended_do_not_wait_for_ever() -> None:
     words = {word: state for table in (slurm.STATES, pbs.STATES, lsf.STATES, flux.STATES) for word, state in table.items()}
     ended = {word for word, state in words.items() if state.ended}
-    assert {"COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "CANCELLED", "DONE", "EXIT", "CANCELED"} <= ended
-    assert not ended & {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED", "SSUSP", "Q", "S", "RUN", "SCHED"}
+    assert {
+        "COMPLETED",
+        "FAILED",
+        "TIMEOUT",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "CANCELLED",
+        "DONE",
+        "EXIT",
+        "CANCELED",
+    } <= ended
+    assert not ended & {
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "COMPLETING",
+        "REQUEUED",
+        "SUSPENDED",
+        "SSUSP",
+        "Q",
+        "S",
+        "RUN",
+        "SCHED",
+    }
 
 
 @pytest.mark.parametrize(
@@ -450,7 +480,8 @@ def test_local_job_is_the_script_itself() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize(
-    "text", ["a b", "$(id)", "a;b", "a`b`", 'a"b', "a'b", "a\nb", "a\\b", "../a", "-x", "", "a/b", "a#b", "%j", "ünï", "x" * 65, "{{id}}"]
+    "text",
+    ["a b", "$(id)", "a;b", "a`b`", 'a"b', "a'b", "a\nb", "a\\b", "../a", "-x", "", "a/b", "a#b", "%j", "ünï", "x" * 65, "{{id}}"],
 )
 def test_no_scheduler_takes_a_name_with_shell_characters(name: str, text: str) -> None:
     assert not SCHEDULERS[name].name.allows(text)

@@ -136,8 +136,8 @@ def test_hostfile_lists_every_node_with_its_slots_and_only_the_address_has_the_s
 
 def allocation(stage: Stage, scheduler: str) -> dict[str, str]:
     """What a scheduler shows to the script of job 123456 (Flux: f2ab) on n1 and n2, two slots each."""
-    flux = "#!/bin/sh\ncase \"$*\" in \"getattr jobid\") echo f2ab ;; \"hostlist --expand local\") echo n1 n2 ;; *) exit 9 ;; esac\n"
-    (stage.root / "bin" / "flux").write_text(flux)
+    answers = '"getattr jobid") echo f2ab ;; "hostlist --expand local") echo n1 n2 ;; *) exit 9 ;;'
+    (stage.root / "bin" / "flux").write_text(f'#!/bin/sh\ncase "$*" in {answers} esac\n')
     (stage.root / "bin" / "flux").chmod(0o755)
     hosts = stage.root / "hosts"
     hosts.write_text("batch2\nn2\nn2\nn1\nn1\n" if scheduler == "lsf-csm" else "n1\nn1\nn2\nn2\n")
@@ -160,7 +160,7 @@ def port_of(job_id: str) -> int:
 QUEUED = [name for name, scheduler in SCHEDULERS.items() if scheduler.starts_job]
 
 
-.mark.parametrize("scheduler", QUEUED)
+@pytest.mark.parametrize("scheduler", QUEUED)
 def test_nodes_and_rendezvous_come_from_the_jobs_own_scheduler(stage: Stage, scheduler: str) -> None:
     status, output = stage.finish(slurm_job(stage, f"scheduler={scheduler}"), **allocation(stage, scheduler))
     assert status == 0, output
@@ -178,7 +178,7 @@ def test_a_second_start_in_the_same_job_has_a_port_of_its_own(stage: Stage) -> N
     assert len(set(ports)) == 3 and all(10000 <= port < 30000 for port in ports)
 
 
-.mark.parametrize("scheduler", [name for name in QUEUED if name != "slurm"])
+@pytest.mark.parametrize("scheduler", [name for name in QUEUED if name != "slurm"])
 def test_outside_a_job_the_script_does_not_start_ranks(stage: Stage, scheduler: str) -> None:
     status, _ = stage.finish(slurm_job(stage, f"scheduler={scheduler}"))
     assert (status != 0, (stage.root / "record" / "argv").exists()) == (True, False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def list_runs(lines: int, as_json: bool) -> None:
     entries = list({entry.path: entry for entry in reversed(read_registry(file))}.values())[::-1]
     runs = list(itertools.islice(_open(entries), lines))
     answers = ask_runs([run for _, run in runs if not _has_outcome(run)], os.environ)
-    standings = [(entry, look(run, partial(answers.get, run.path, Answer()))) for entry, run in runs]
+    standings = [(entry, look(run, partial(_answer_of, run, answers))) for entry, run in runs]
     if as_json:
         print_json([as_facts(standing) | {"submitted_at": entry.submitted_at} for entry, standing in standings])
     elif standings:
@@ -63,7 +63,12 @@ def _readable(run: RunDir) -> RunDir:
         Failure: its plan or its receipt is damaged.
     """
     scheduler_of(run)
-    return run if run.receipt is not None else run
+    assert run.receipt is None or run.receipt.job_id
+    return run
+
+
+def _answer_of(run: RunDir, answers: Mapping[Path, Answer]) -> Answer:
+    return answers.get(run.path, Answer())
 
 
 def _has_outcome(run: RunDir) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +21,9 @@ from neox_hpc.marked_yaml import NOTHING
 from neox_hpc.plan import Plan, Planned, make_plan
 from neox_hpc.probe import probe
 from neox_hpc.render import JobFiles, render
-from neox_hpc.request import Request, run_name
+from neox_hpc.request import Request, read_after, read_early_signal, run_name
 from neox_hpc.rundir import choose_path
-from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.schedulers import SCHEDULERS, After, EarlySignal
 from neox_hpc.settings import Loaded, load_config
 from neox_hpc.site import WAYS, Site, list_sites, load_site, read_walltime, site_name
 from neox_hpc.software import bound_paths, image_of
@@ -42,13 +43,27 @@ class Asked:
     sets: tuple[str, ...]
     site_sets: tuple[str, ...]
     nodes: int | None
-    walltime_s: int | None
+    walltime: str | None
     account: str | None
     queue: str | None
+    directives: tuple[str, ...]
+    after: tuple[str, ...]
+    exclude: str | None
+    early_signal: str | None
+    requeue: bool
     name: str | None
     output_dir: str
     run_id: str | None
     container: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """What the command line says of when, read from its texts."""
+
+    walltime_s: int | None
+    after: tuple[After, ...]
+    early_signal: EarlySignal | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +102,7 @@ def prepare(asked: Asked, *, cwd: Path) -> Prepared:
     Raises:
         UserError: the files or the site cannot be read; problems of the plan are in the result.
     """
-    loaded, site, user = _load(asked, cwd)
+    loaded, site, user, times = _load(asked, cwd)
     name = run_name(asked.name, loaded.files)
     request = Request(
         name=name,
@@ -97,13 +112,18 @@ def prepare(asked: Asked, *, cwd: Path) -> Prepared:
         git_commit=git_commit(cwd),
         neox_hpc=__version__,
         nodes=asked.nodes,
-        walltime_s=asked.walltime_s,
+        walltime_s=times.walltime_s,
         account=asked.account,
         user_account=(user.place, user.account) if user.account else None,
         environment_account=_environment_account(site),
         queue=asked.queue,
         container=asked.container,
         software_place=user.software_place if asked.container is None and not _names_software(asked) else None,
+        directives=asked.directives,
+        after=times.after,
+        exclude=asked.exclude,
+        early_signal=times.early_signal,
+        requeue=asked.requeue,
     )
     image = image_of(site, request)
     file = image if image is not None and image.startswith("/") else None
@@ -134,16 +154,17 @@ def print_problems(problems: Iterable[Problem]) -> None:
             click.echo(f"  {problem.where}: {problem.wrong}" + (f" ({problem.fix})" if problem.fix else ""), err=True)
 
 
-def _load(asked: Asked, cwd: Path) -> tuple[Loaded, Site, UserSite]:
-    """The configuration, the site and what the user says of it; the problems of all at once."""
+def _load(asked: Asked, cwd: Path) -> tuple[Loaded, Site, UserSite, Times]:
+    """The configuration, the site, what the user says of it, and the texts of the command line; the problems of all at once."""
     problems: list[Problem] = []
     loaded = _collect(problems, lambda: load_config(asked.configs, conf_dir=asked.conf_dir, sets=asked.sets, cwd=cwd))
     user = _collect(problems, lambda: read_user_site(site_name(asked.site or ""), Path.home()))
     own = user.facts if user is not None else NOTHING
     site = _collect(problems, lambda: load_site(_site_of(asked), asked.site_sets, cwd=cwd, own=own))
+    times = _read_times(asked, problems)
     if problems or loaded is None or site is None or user is None:
         raise UserError(problems)
-    return loaded, site, user
+    return loaded, site, user, times
 
 
 def _names_software(asked: Asked) -> bool:
@@ -178,11 +199,22 @@ def _as_directory(name: str) -> str:
     return name.replace("/", "_").replace("\0", "_").lstrip(".") or "run"
 
 
-def _read_time(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+def _read_times(asked: Asked, problems: list[Problem]) -> Times:
+    """What the command line says in small languages of its own."""
+    after = (_collect(problems, partial(_read, "--after", text, read_after)) for text in asked.after)
+    return Times(
+        walltime_s=_collect(problems, lambda: _read("--time", asked.walltime, read_walltime)),
+        after=tuple(found for found in after if found is not None),
+        early_signal=_collect(problems, lambda: _read("--signal", asked.early_signal, read_early_signal)),
+    )
+
+
+def _read(option: str, text: str | None, read: Callable[[str], Value]) -> Value | None:
     try:
-        return None if value is None else read_walltime(value)
+        return None if text is None else read(text)
     except ValueError as error:
-        raise UserError(Problem("--time", str(error))) from None
+        wrong, _, fix = str(error).partition(": ")
+        raise UserError(Problem(option, wrong, fix)) from None
 
 
 _OPTIONS = (
@@ -202,14 +234,23 @@ _OPTIONS = (
     click.option(
         "-N",
         "--nodes",
-        type=click.IntRange(min=1),
+        type=int,
         help="Nodes; default: from the configuration, else the fewest that hold the model.",
     ),
-    click.option("-t", "--time", "walltime_s", callback=_read_time, metavar="TIME", help="Walltime: 90m, 2h, 1d12h or HH:MM:SS."),
+    click.option("-t", "--time", "walltime", metavar="TIME", help="Walltime: 90m, 2h, 1d12h or HH:MM:SS."),
     click.option("-A", "--account", help="Account that pays; default: of ~/.config/neox-hpc/config.yml."),
     click.option("-q", "--queue", help="Queue (Slurm: partition)."),
     click.option(
         "-c", "--container", metavar="IMAGE", help="Run in this image: a .sif file (Docker: a name); `none`: in no image."
+    ),
+    click.option("--after", multiple=True, metavar="JOB[:any|:notok]", help="Start once this job of the scheduler has ended well."),
+    click.option("--exclude", metavar="NODES", help="Nodes to leave out, with commas between them."),
+    click.option(
+        "--signal", "early_signal", metavar="SIG@TIME", help="A signal so long before the walltime ends: USR1@300 (seconds)."
+    ),
+    click.option("--requeue", is_flag=True, help="Start the script again after a node failure."),
+    click.option(
+        "--directive", "directives", multiple=True, metavar="TEXT", help="A further argument of the scheduler: --directive=--mem=0"
     ),
     click.option("--name", help="Name of the job; default: the first configuration file's."),
     click.option("-o", "--output-dir", default="runs", show_default=True, help="Where run directories are made."),

@@ -1,4 +1,7 @@
-"""Flux' words: directives, commands, states.  Sources: flux-batch(1), flux-jobs(1), flux-job(1), flux-environment(7) of flux-core, RFC 19, RFC 36."""
+"""Flux' words: directives, commands, states.
+
+Sources: flux-batch(1), flux-jobs(1), flux-job(1), flux-environment(7) of flux-core; its RFCs 19 and 36.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from neox_hpc.schedulers.interface import NOTHING, RUN_NAME, JobState, JobStatus, Pattern, first_document, without
+from neox_hpc.schedulers.interface import (
+    NODE_NAMES,
+    NOTHING,
+    RUN_NAME,
+    JobState,
+    JobStatus,
+    Pattern,
+    first_document,
+    long_options,
+    without,
+)
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -33,7 +46,22 @@ NEEDED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER")
 
 _ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+-")
 _PATH = Pattern(r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in --output braces are a pattern)")
+_JOB_ID = Pattern(r"[fƒ][1-9A-HJ-NP-Za-km-z]+", "f and letters or digits")
 _ID = re.compile(r"^([fƒ][1-9A-HJ-NP-Za-km-z]+)\s*$", re.MULTILINE)
+_OWNED = {
+    "--job-name": "--name",
+    **dict.fromkeys(("--bank", "-B", "--setattr bank"), "--account"),
+    **dict.fromkeys(("--queue", "-q"), "--queue"),
+    **dict.fromkeys(("--nodes", "-N", "--exclusive", "-x", "--nslots", "-n"), "--nodes"),
+    **dict.fromkeys(("--cores-per-slot", "-c", "--gpus-per-slot", "-g"), "--nodes: nodes are taken whole"),
+    **dict.fromkeys(("--time-limit", "-t"), "--time"),
+    **dict.fromkeys(("--output", "--error"), "--output-dir: all output goes to logs/job.out there"),
+    **dict.fromkeys(("--env", "--env-remove", "--env-file"), "env: in the site file"),
+    "--dependency": "--after",
+    "--requires -host": "--exclude",
+    "--signal": "--signal",
+    **dict.fromkeys(("--wrap", "--dry-run", "--wait"), "nothing: it is for a submit by hand"),
+}
 _DIGITS = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _SERVER = frozenset({"FLUX_URI", "FLUX_EXEC_PATH", "FLUX_CONNECTOR_PATH", "FLUX_MODULE_PATH", "FLUX_PMI_LIBRARY_PATH"})
 
@@ -52,6 +80,19 @@ class Flux:
     account_variables: tuple[str, ...] = ()
     comment: Pattern = NOTHING
     path: Pattern = _PATH
+    job_id: Pattern = _JOB_ID
+    nodes: Pattern = NODE_NAMES
+    cannot: ClassVar[Mapping[str, str]] = {"--requeue": "Flux does not start a job again"}
+    owned: ClassVar[Mapping[str, str]] = _OWNED
+    once: frozenset[str] = frozenset()
+    all_memory: str = ""
+
+    def options_of(self, directive: str) -> list[str]:
+        """Of --setattr and --requires, what they say counts."""
+        found = long_options(directive)
+        said = {"--setattr": r"--setattr[= ](system\.)?bank=", "--requires": r"--requires[= ]\S*-host:"}
+        full = {"--setattr": "--setattr bank", "--requires": "--requires -host"}
+        return [full[name] if name in said and re.search(said[name], directive) else name for name in found]
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
         """Whole nodes; long options in full, as Flux wants them."""
@@ -62,6 +103,9 @@ class Flux:
             f"--nodes={plan.nodes}",
             "--exclusive",
             plan.walltime_s and f"--time-limit={plan.walltime_s}s",
+            *(f"--dependency=after{after.condition}:{after.job_id}" for after in plan.after),
+            plan.exclude and f"--requires=-host:{plan.exclude}",
+            plan.early_signal and f"--signal=SIG{plan.early_signal.signal}@{plan.early_signal.seconds}s",
             *plan.directives,
             f"--output={plan.run_dir}/logs/job.out",  # standard error goes there too
             "--env-remove=*",
@@ -73,8 +117,8 @@ class Flux:
         return ["flux", "batch", str(script)]
 
     def submit_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """FLUX_URI names the instance that the user works in, the only way to one that was started inside another scheduler's job; all
-        else of an enclosing job goes.  Ids are asked for in ASCII: f2ab, not ƒ2ab."""
+        """FLUX_URI names the instance that the user works in, the only way to one inside another scheduler's job; all else of an
+        enclosing job goes.  Ids are asked for in ASCII: f2ab, not ƒ2ab."""
         return without(environ, ("FLUX_",), _SERVER) | {"FLUX_F58_FORCE_ASCII": "1"}
 
     def parse_job_id(self, stdout: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -59,6 +60,28 @@ class Pattern:
 RUN_NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+- (at most 64, the first a letter or digit)")
 """A job's name is also its directory's name."""
 NOTHING = Pattern(r"", "nothing")
+JOB_NUMBER = Pattern(r"\d+", "digits")
+NODE_NAMES = Pattern(r"[A-Za-z0-9][A-Za-z0-9._,\[\]-]*", "letters, digits and ._,[]-")
+
+
+Condition = Literal["ok", "any", "notok"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class After:
+    """Start once another job has ended: well, anyhow, or badly."""
+
+    job_id: str
+    condition: Condition = "ok"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlySignal:
+    """A signal to the job's script a while before its time is over."""
+
+    signal: str
+    """Without SIG: USR1."""
+    seconds: int
 
 
 class Scheduler(Protocol):
@@ -109,8 +132,42 @@ class Scheduler(Protocol):
     @property
     def path(self) -> Pattern: ...
 
+    @property
+    def nodes(self) -> Pattern:
+        """What names of several nodes look like."""
+        ...
+
+    @property
+    def job_id(self) -> Pattern:
+        """What an id looks like."""
+        ...
+
+    @property
+    def cannot(self) -> Mapping[str, str]:
+        """Options of ours that it knows nothing like, and why."""
+        ...
+
+    @property
+    def owned(self) -> Mapping[str, str]:
+        """Its options that the plan writes, or that contradict those; and what says the same to neox-hpc."""
+        ...
+
+    @property
+    def once(self) -> frozenset[str]:
+        """Options of which only one is honoured, though several may be written."""
+        ...
+
+    @property
+    def all_memory(self) -> str:
+        """The directive that asks for all memory of a node, where less may be given; empty: a node's memory is the job's."""
+        ...
+
+    def options_of(self, directive: str) -> list[str]:
+        """The options in a directive, by their names in :attr:`owned`."""
+        ...
+
     def directives(self, plan: Plan) -> tuple[str, ...]:
-        """The arguments that ask for the job."""
+        """The arguments that ask for the job, in the order in which a reader asks: who, how much, how long, output where."""
         ...
 
     def submit_argv(self, script: Path) -> list[str]: ...
@@ -148,6 +205,30 @@ class Scheduler(Protocol):
     def signal_argv(self, job_id: str, signal: str) -> list[str]:
         """Send a signal ("USR1") to the job's script, which passes it on to the ranks."""
         ...
+
+
+def asked(scheduler: Scheduler, plan: Plan) -> tuple[str, ...]:
+    """The directives of a job, without those that the site's filter does not take; what site and user wrote themselves stays."""
+    skipped = set(plan.site.skip_directives)
+    return tuple(
+        text
+        for text in scheduler.directives(plan)
+        if text in plan.directives or not skipped.intersection(scheduler.options_of(text))
+    )
+
+
+def words_of(directive: str) -> list[str]:
+    """The words of a directive, as a shell would part them; an unbalanced quote is a character."""
+    try:
+        return shlex.split(directive)
+    except ValueError:
+        return directive.split()
+
+
+def long_options(directive: str) -> list[str]:
+    """``--nodes=2 -t10`` -> ``--nodes``, ``-t``: options as getopt_long(3) reads them."""
+    words = (word for word in words_of(directive) if word.startswith("-"))
+    return [word.partition("=")[0] if word.startswith("--") else word[:2] for word in words]
 
 
 def first_document(stdout: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from neox_hpc.schedulers.interface import NOTHING, RUN_NAME, JobStatus, Pattern
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from neox_hpc.plan import Plan
 
 _PATH = Pattern(r"/[^\x00-\x1f\x7f]*", "anything but control characters")
+_CANNOT = dict.fromkeys(("--after", "--exclude", "--signal", "--requeue", "--directive"), "no scheduler starts the job")
 _KEPT = {"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"}
 """What a login would have given the job as well.  LD_LIBRARY_PATH finds the GPU driver's library in some container images; which
 devices a shell was allowed (CUDA_VISIBLE_DEVICES) stands in the launch command."""
@@ -32,6 +33,15 @@ class Local:
     account_variables: tuple[str, ...] = ()
     comment: Pattern = NOTHING
     path: Pattern = _PATH
+    job_id: Pattern = NOTHING
+    nodes: Pattern = NOTHING
+    cannot: ClassVar[Mapping[str, str]] = _CANNOT
+    owned: ClassVar[Mapping[str, str]] = {}
+    once: frozenset[str] = frozenset()
+    all_memory: str = ""
+
+    def options_of(self, directive: str) -> list[str]:
+        return []
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
         return ()

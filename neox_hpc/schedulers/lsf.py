@@ -1,7 +1,7 @@
-"""LSF's words: directives, commands, states; as IBM ships it, and in the easy mode of CSM machines, whose script runs on a launch node.
+"""LSF's words: directives, commands, states; as IBM ships it, and in the easy mode of CSM machines.
 
 Sources: bsub(1), bjobs(1), bkill(1) of LSF 10.1 (https://www.ibm.com/docs/en/spectrum-lsf/10.1.0); for CSM the guide of a machine
-that ran it (olcf-user-docs 2745903, systems/summit_user_guide.rst, 2026-07-22).
+that ran it (olcf/olcf-user-docs 2745903, section "Running Jobs", 2026-07-22).
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from neox_hpc.schedulers.interface import NOTHING, RUN_NAME, JobState, JobStatus, Pattern, first_document, without
+from neox_hpc.schedulers.interface import (
+    JOB_NUMBER,
+    NOTHING,
+    RUN_NAME,
+    JobState,
+    JobStatus,
+    Pattern,
+    first_document,
+    without,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -43,6 +53,23 @@ REASONS = {
 
 _ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,58}", "letters, digits and _.@+- (at most 59)")
 _PATH = Pattern(r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in -o a % begins a pattern)")
+_NODES = Pattern(r"[A-Za-z0-9][A-Za-z0-9._,-]*", "names of nodes with commas between them")
+_OWNED = {
+    "-J": "--name",
+    "-P": "--account",
+    "-q": "--queue",
+    **dict.fromkeys(("-n", "-nnodes", "-R span"), "--nodes"),
+    "-gpu": "--site-set gpu_directive",
+    "-W": "--time",
+    **dict.fromkeys(("-o", "-oo", "-e", "-eo"), "--output-dir: all output goes to logs/job.out there"),
+    **dict.fromkeys(("-r", "-rn"), "--requeue"),
+    **dict.fromkeys(("-env", "-L"), "env: in the site file"),
+    "-w": "--after",
+    "-R select hname": "--exclude",
+    **dict.fromkeys(("-wa", "-wt"), "--signal"),
+    **dict.fromkeys(("-I", "-Is", "-Ip", "-K", "-pack"), "nothing: it is for a submit by hand"),
+}
+_ENDED = {"ok": "done", "any": "ended", "notok": "exit"}
 _ID = re.compile(r"^Job <(\d+)> is submitted", re.MULTILINE)
 
 
@@ -60,6 +87,23 @@ class Lsf:
     account_variables: tuple[str, ...] = ("LSB_DEFAULTPROJECT",)
     comment: Pattern = NOTHING
     path: Pattern = _PATH
+    job_id: Pattern = JOB_NUMBER
+    nodes: Pattern = _NODES
+    cannot: ClassVar[Mapping[str, str]] = {}
+    owned: ClassVar[Mapping[str, str]] = _OWNED
+    once: frozenset[str] = frozenset()
+    all_memory: str = ""
+
+    def options_of(self, directive: str) -> list[str]:
+        """Options are whole words, and -R may be written several times: what stands in it counts."""
+        found, words = [], words_of(directive)
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            if word == "-R":
+                found += ["-R span"] if "span[" in following else []
+                found += ["-R select hname"] if "hname" in following else []
+            elif re.match(r"-[A-Za-z]", word):
+                found.append(word)
+        return found
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
         """A slot is a core, so a node's ranks take their cores in slots."""
@@ -69,10 +113,14 @@ class Lsf:
             plan.queue and f"-q {plan.queue}",
             *self.resources(plan),
             plan.walltime_s and f"-W {_hours_minutes(plan.walltime_s)}",
+            plan.after and f'-w "{" && ".join(f"{_ENDED[after.condition]}({after.job_id})" for after in plan.after)}"',
+            plan.exclude and f'-R "select[{" && ".join(f"hname!={name}" for name in plan.exclude.split(","))}]"',
+            plan.early_signal and f"-wa {plan.early_signal.signal}",
+            plan.early_signal and f"-wt {_hours_minutes(plan.early_signal.seconds)}",
             *plan.directives,
             f"-o {plan.run_dir}/logs/job.out",  # appended to; standard error goes there too
             # A queue may run the script again after a node failure; whether that is worth its hours is not ours to guess.
-            "-rn",
+            "-r" if plan.requeue else "-rn",
             "-env none",
         ]
         return tuple(text for text in asked if text)
@@ -128,6 +176,8 @@ class LsfCsm(Lsf):
     template: str = "lsf-csm.sh.j2"
     reads_script: bool = False
     runs_on_first_node: bool = False
+    cannot: ClassVar[Mapping[str, str]] = {"--exclude": "easy mode takes no -R"}
+    once: frozenset[str] = frozenset({"-alloc_flags"})
 
     def resources(self, plan: Plan) -> tuple[str, ...]:
         """Easy mode refuses -n, -R and -gpu: a node is whole."""

@@ -1,4 +1,4 @@
-"""PBS' words: directives, commands, states.  Sources: qsub(1B), qstat(1B), qdel(1B), qsig(1B) of OpenPBS; PBS Professional's job.h."""
+"""PBS' words: directives, commands, states.  Sources: qsub(1B), qstat(1B), qdel(1B), qsig(1B), job.h of OpenPBS."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from neox_hpc.schedulers.interface import NOTHING, JobState, JobStatus, Pattern, first_document, without
+from neox_hpc.schedulers.interface import NOTHING, JobState, JobStatus, Pattern, first_document, without, words_of
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -32,7 +32,26 @@ WALLTIME_EXCEEDED = -29
 _NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,14}", "letters, digits and _.+- (at most 15, the first a letter or digit)")
 _ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+-")
 _PATH = Pattern(r"/[A-Za-z0-9_./+=@~-]*", "letters, digits and _./+=@~- (in -o a : ends a host's name)")
+_JOB_ID = Pattern(r"\d+(\.[A-Za-z0-9.-]+)?", "a number and, after a dot, the server's name")
 _ID = re.compile(r"^(\d+(?:\[\d*\])?\.\S+)\s*$", re.MULTILINE)
+_OWNED = {
+    "-N": "--name",
+    "-A": "--account",
+    "-q": "--queue",
+    **dict.fromkeys(("-l select", "-l nodes", "-l ncpus", "-l mpiprocs", "-l ngpus"), "--nodes, and --site-set select"),
+    "-l walltime": "--time",
+    **dict.fromkeys(("-o", "-e", "-j", "-k", "-R"), "--output-dir: all output goes to logs/job.out there"),
+    "-S": "nothing: the script is bash's",
+    "-r": "--requeue",
+    **dict.fromkeys(("-V", "-v"), "env: in the site file"),
+    "-W depend": "--after",
+    "-J": "nothing: a job is one training",
+    **dict.fromkeys(("-C", "-I", "-X", "-z", "-W block"), "nothing: it is for a submit by hand"),
+}
+_CANNOT = {
+    "--exclude": "qsub cannot leave nodes out by name",
+    "--signal": "PBS sends no signal ahead of the limit",
+}
 _SERVER = frozenset({"PBS_CONF_FILE", "PBS_DEFAULT", "PBS_EXEC", "PBS_HOME", "PBS_PRIMARY", "PBS_SECONDARY", "PBS_SERVER"})
 _UNKNOWN = re.compile(r"qstat: (Unknown Job Id|\S+ Job has finished|\S+ Unknown Job Id)")
 
@@ -51,6 +70,23 @@ class Pbs:
     account_variables: tuple[str, ...] = ()
     comment: Pattern = NOTHING
     path: Pattern = _PATH
+    job_id: Pattern = _JOB_ID
+    nodes: Pattern = NOTHING
+    cannot: ClassVar[Mapping[str, str]] = _CANNOT
+    owned: ClassVar[Mapping[str, str]] = _OWNED
+    once: frozenset[str] = frozenset()
+    all_memory: str = ""
+
+    def options_of(self, directive: str) -> list[str]:
+        """``-l select=2,walltime=1:00`` -> ``-l select``, ``-l walltime``; so for -W."""
+        found, words = [], words_of(directive)
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            if word[:2] in ("-l", "-W"):
+                parts = re.split(r",(?=\w+=)", word[2:] or following)
+                found += [f"{word[:2]} {part.partition('=')[0]}" for part in parts]
+            elif word.startswith("-"):
+                found.append(word[:2])
+        return found
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
         """No -V: the job inherits nothing; PBS starts it in the home directory, in a login shell of -S."""
@@ -62,13 +98,14 @@ class Pbs:
             f"-l select={plan.nodes}{_chunk(plan)}",
             not placed and "-l place=scatter",  # else PBS may put several chunks on one node
             plan.walltime_s and f"-l walltime={_clock(plan.walltime_s)}",
+            plan.after and f"-W depend={','.join(f'after{after.condition}:{after.job_id}' for after in plan.after)}",
             *plan.directives,
             "-S /bin/bash",
             f"-o {plan.run_dir}/logs/job.out",
             "-j oe",
             "-k doe",  # written in place while the job runs; PBS' default is a copy after its end
             # PBS' default is to run the script again after a node failure; whether that is worth its hours is not ours to guess.
-            "-r n",
+            "-r y" if plan.requeue else "-r n",
         ]
         return tuple(text for text in asked if text)
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from neox_hpc.schedulers.interface import RUN_NAME, JobState, JobStatus, Pattern, without
+from neox_hpc.schedulers.interface import JOB_NUMBER, NODE_NAMES, RUN_NAME, JobState, JobStatus, Pattern, long_options, without
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -50,6 +50,25 @@ _PATH = Pattern(
 )
 _ID = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?\s*$", re.MULTILINE)
 _EXIT_CODE = re.compile(r"(\d+):(\d+)")
+_OWNED = {
+    **dict.fromkeys(("--job-name", "-J"), "--name"),
+    **dict.fromkeys(("--account", "-A"), "--account"),
+    **dict.fromkeys(("--partition", "-p"), "--queue"),
+    "--comment": "comment: in the configuration",
+    **dict.fromkeys(("--nodes", "-N"), "--nodes"),
+    **dict.fromkeys(("--ntasks", "-n", "--ntasks-per-node"), "--nodes, and --site-set node.gpus or node.cpu_ranks"),
+    **dict.fromkeys(("--cpus-per-task", "-c"), "--site-set node.cores"),
+    **dict.fromkeys(("--gpus", "-G", "--gpus-per-node"), "--site-set gpu_directive"),
+    **dict.fromkeys(("--time", "-t"), "--time"),
+    **dict.fromkeys(("--output", "-o", "--error", "-e", "--open-mode"), "--output-dir: all output goes to logs/job.out there"),
+    **dict.fromkeys(("--requeue", "--no-requeue"), "--requeue"),
+    "--export": "env: in the site file",
+    **dict.fromkeys(("--dependency", "-d"), "--after"),
+    **dict.fromkeys(("--exclude", "-x"), "--exclude"),
+    "--signal": "--signal",
+    **dict.fromkeys(("--array", "-a"), "nothing: a job is one training"),
+    **dict.fromkeys(("--wrap", "--parsable", "--test-only", "--wait", "-W"), "nothing: it is for a submit by hand"),
+}
 _OVERRIDES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_")
 
 
@@ -67,9 +86,17 @@ class Slurm:
     account_variables: tuple[str, ...] = ("SBATCH_ACCOUNT", "SLURM_ACCOUNT")
     comment: Pattern = _COMMENT
     path: Pattern = _PATH
+    job_id: Pattern = JOB_NUMBER
+    nodes: Pattern = NODE_NAMES
+    cannot: ClassVar[Mapping[str, str]] = {}
+    owned: ClassVar[Mapping[str, str]] = _OWNED
+    once: frozenset[str] = frozenset()
+    all_memory: str = "--mem=0"
+
+    def options_of(self, directive: str) -> list[str]:
+        return long_options(directive)
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
-        """In the order in which a reader asks: who, how much, how long, where the output goes."""
         gpus = plan.gpus_per_node
         gpu_directive = plan.site.gpu_directive if plan.site.gpu_directive is not None else "--gpus-per-node={gpus}"
         asked = [
@@ -82,11 +109,15 @@ class Slurm:
             plan.cores_per_rank and f"--cpus-per-task={plan.cores_per_rank}",
             gpus and gpu_directive.format(gpus=gpus),
             plan.walltime_s and f"--time={_clock(plan.walltime_s)}",
+            plan.after and f"--dependency={','.join(f'after{after.condition}:{after.job_id}' for after in plan.after)}",
+            plan.exclude and f"--exclude={plan.exclude}",
+            # B: to the script alone, which passes it on
+            plan.early_signal and f"--signal=B:{plan.early_signal.signal}@{plan.early_signal.seconds}",
             *plan.directives,
             f"--output={plan.run_dir}/logs/job.out",
             "--open-mode=append",
             # Slurm's default is to run the script again after a node failure; whether that is worth its hours is not ours to guess.
-            "--no-requeue",
+            "--requeue" if plan.requeue else "--no-requeue",
             "--export=NONE",
         ]
         return tuple(text for text in asked if text)
@@ -109,8 +140,8 @@ class Slurm:
         return job_id
 
     def status_argvs(self, job_ids: Sequence[str]) -> list[list[str]]:
-        """squeue first: it knows the present, and runs where accounting is off; it forgets a job MinJobAge (300 s by default) after its
-        end.  sacct asks a database, which lags and can hang, so only for those."""
+        """squeue first: it knows the present, and runs where accounting is off; it forgets a job MinJobAge (300 s by default) after
+        its end.  sacct asks a database, which lags and can hang, so only for those."""
         jobs = f"--jobs={','.join(job_ids)}"
         return [
             ["squeue", "--noheader", "--states=all", jobs, "--format=%i|%T|%r"],

@@ -72,19 +72,31 @@ if [ -r "$secrets" ]; then
 fi
 set -u # only now: modules and other people's files do not all stand it
 
-# Port: from the job's number, so that neighbours differ, and below the ephemeral range.
+# The nodes of the job, each once: plain names, and the same with slots.
+nodefile=$NEOX_HPC_ATTEMPT_DIR/nodefile
 hostfile=$NEOX_HPC_ATTEMPT_DIR/hostfile
-scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/ slots=8/' >"$hostfile"
-hosts=$(grep -c . "$hostfile")
-[ "$hosts" -eq 344 ] || die "the job has $hosts nodes and was planned for 344: see $hostfile"
+unique() {
+  awk 'NF && !seen[$1]++ { print $1 }' >"$nodefile"
+}
+scontrol show hostnames "$SLURM_JOB_NODELIST" | unique
+sed 's/$/ slots=8/' "$nodefile" >"$hostfile"
+nodes=$(grep -c . "$nodefile")
+[ "$nodes" -eq 344 ] || die "the job has $nodes nodes and was planned for 344: see $nodefile"
 MASTER_ADDR=$(hostname -i) # this is the first node, where rank 0 runs
 MASTER_ADDR=${MASTER_ADDR%% *}
 case $MASTER_ADDR in "" | 127.* | ::1) die "hostname -i knows no address of this node: '$MASTER_ADDR'" ;; esac
-MASTER_PORT=$((10000 + ${SLURM_JOB_ID:?not in a Slurm job} % 20000))
+
+# Port: from the job's number, so that neighbours differ, or from a checksum of an id that is none; another one for each attempt;
+# below the ephemeral range.
+job="${SLURM_JOB_ID:-}"
+[ -n "$job" ] || die "this is no job of slurm"
+number=${job%%[!0-9]*}
+[ -n "$number" ] || number=$(printf %s "$job" | cksum | cut -d " " -f 1)
+MASTER_PORT=$((10000 + (number + 1009 * (attempt - 1)) % 20000))
 export MASTER_ADDR MASTER_PORT
 
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
-echo "neox-hpc: attempt $attempt, $hosts x 8 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
+echo "neox-hpc: attempt $attempt, $nodes x 8 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 srun --nodes=344 --ntasks=2752 --ntasks-per-node=8 --cpus-per-task=7 \
   --cpu-bind=mask_cpu:0xfe000000000000,0xfe00000000000000,0xfe0000,0xfe000000,0xfe,0xfe00,0xfe00000000,0xfe0000000000 \
   --distribution=block --kill-on-bad-exit=1 /sw/env/bin/python -u -m model.train "$run/run.json" &

@@ -29,17 +29,29 @@ if [ -r "$secrets" ]; then
 fi
 set -u # only now: modules and other people's files do not all stand it
 
-# Port: from the job's number, so that neighbours differ, and below the ephemeral range.
+# The nodes of the job, each once: plain names, and the same with slots.
+nodefile=$NEOX_HPC_ATTEMPT_DIR/nodefile
 hostfile=$NEOX_HPC_ATTEMPT_DIR/hostfile
-echo localhost | sed 's/$/ slots=2/' >"$hostfile"
-hosts=$(grep -c . "$hostfile")
-[ "$hosts" -eq 1 ] || die "the job has $hosts nodes and was planned for 1: see $hostfile"
+unique() {
+  awk 'NF && !seen[$1]++ { print $1 }' >"$nodefile"
+}
+echo localhost | unique
+sed 's/$/ slots=2/' "$nodefile" >"$hostfile"
+nodes=$(grep -c . "$nodefile")
+[ "$nodes" -eq 1 ] || die "the job has $nodes nodes and was planned for 1: see $nodefile"
 MASTER_ADDR=127.0.0.1
-MASTER_PORT=$((10000 + $$ % 20000))
+
+# Port: from the job's number, so that neighbours differ, or from a checksum of an id that is none; another one for each attempt;
+# below the ephemeral range.
+job=$$
+[ -n "$job" ] || die "this is no job of local"
+number=${job%%[!0-9]*}
+[ -n "$number" ] || number=$(printf %s "$job" | cksum | cut -d " " -f 1)
+MASTER_PORT=$((10000 + (number + 1009 * (attempt - 1)) % 20000))
 export MASTER_ADDR MASTER_PORT
 
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
-echo "neox-hpc: attempt $attempt, $hosts x 2 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
+echo "neox-hpc: attempt $attempt, $nodes x 2 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 # world_info is {"localhost": [0, 1]}
 /usr/bin/python3 -u -m deepspeed.launcher.launch --world_info=eyJsb2NhbGhvc3QiOiBbMCwgMV19 --master_addr \
   "$MASTER_ADDR" --master_port "$MASTER_PORT" --quiet --no_local_rank --module model.train "$run/run.json" &

@@ -39,17 +39,29 @@ if [ -r "$secrets" ]; then
 fi
 set -u # only now: modules and other people's files do not all stand it
 
-# Port: from the job's number, so that neighbours differ, and below the ephemeral range.
+# The nodes of the job, each once: plain names, and the same with slots.
+nodefile=$NEOX_HPC_ATTEMPT_DIR/nodefile
 hostfile=$NEOX_HPC_ATTEMPT_DIR/hostfile
-scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/ slots=4/' >"$hostfile"
-hosts=$(grep -c . "$hostfile")
-[ "$hosts" -eq 1 ] || die "the job has $hosts nodes and was planned for 1: see $hostfile"
-read -r MASTER_ADDR _ <"$hostfile"
-MASTER_PORT=$((10000 + ${SLURM_JOB_ID:?not in a Slurm job} % 20000))
+unique() {
+  awk 'NF && !seen[$1]++ { print $1 }' >"$nodefile"
+}
+scontrol show hostnames "$SLURM_JOB_NODELIST" | unique
+sed 's/$/ slots=4/' "$nodefile" >"$hostfile"
+nodes=$(grep -c . "$nodefile")
+[ "$nodes" -eq 1 ] || die "the job has $nodes nodes and was planned for 1: see $nodefile"
+read -r MASTER_ADDR <"$nodefile"
+
+# Port: from the job's number, so that neighbours differ, or from a checksum of an id that is none; another one for each attempt;
+# below the ephemeral range.
+job="${SLURM_JOB_ID:-}"
+[ -n "$job" ] || die "this is no job of slurm"
+number=${job%%[!0-9]*}
+[ -n "$number" ] || number=$(printf %s "$job" | cksum | cut -d " " -f 1)
+MASTER_PORT=$((10000 + (number + 1009 * (attempt - 1)) % 20000))
 export MASTER_ADDR MASTER_PORT
 
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
-echo "neox-hpc: attempt $attempt, $hosts x 4 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
+echo "neox-hpc: attempt $attempt, $nodes x 4 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 srun --nodes=1 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=16 --distribution=block --kill-on-bad-exit=1 \
   /opt/env/bin/python -u -m model.train "$run/run.json" &
 launcher=$!
