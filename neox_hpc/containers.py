@@ -108,6 +108,9 @@ CONTAINERS: dict[str, Runtime] = {"apptainer": apptainer, "singularity": singula
 
 INNER_PREFIX = {"apptainer": "APPTAINERENV_", "singularity": "SINGULARITYENV_"}
 """A variable with this prefix outside is one without it inside.  --env would part its values at commas."""
+NO_EVAL = {"apptainer": "APPTAINER_NO_EVAL", "singularity": "SINGULARITY_NO_EVAL"}
+"""Set to 1: the values of those variables are text.  Without it a shell in the container reads them: $HOME and `id` in them are
+evaluated there (seen with Apptainer 1.4.5).  Versions before 1.1 and 3.10, which always evaluate, pass it over."""
 
 
 def is_fetched(image: str) -> bool:
@@ -116,7 +119,7 @@ def is_fetched(image: str) -> bool:
 
 
 def bind_text(bind: Bind) -> str:
-    """``SRC[:DEST[:ro]]`` for --bind; in a path a colon, a comma and a backslash are escaped (since SingularityCE 3.8)."""
+    """``SRC[:DEST[:ro]]`` for --bind; a colon and a comma in a path are escaped (since SingularityCE 3.8), nothing else is."""
     source = _escaped(bind.path)
     target = _escaped(bind.inside) if bind.inside else source
     if bind.read_only:
@@ -152,7 +155,7 @@ def _entry(container: Container) -> tuple[str, ...]:
 
 
 def _escaped(path: str) -> str:
-    return path if isinstance(path, Shell) else re.sub(r"([\\:,])", r"\\\1", path)
+    return path if isinstance(path, Shell) else re.sub(r"([:,])", r"\\\1", path)
 
 
 def _field(name: str, path: str) -> str:

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from neox_hpc.containers import CONTAINERS, INNER_PREFIX, Bind, Container, is_fetched
+from neox_hpc.containers import CONTAINERS, INNER_PREFIX, NO_EVAL, Bind, Container, is_fetched
 from neox_hpc.launchers import Shell
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
@@ -99,6 +99,7 @@ def _in_container(
     prefix = INNER_PREFIX.get(runtime)
     # the user's own packages in ~/.local, and a module's on PYTHONPATH, are for another Python than the image's
     apart = (("PYTHONNOUSERSITE", "1"), ("PYTHONPATH", ""))
+    literal = ((NO_EVAL[runtime], "1"),) if runtime in NO_EVAL else ()
     folders = tuple(_outer_folders(config, request))
     container = Container(
         image=image,
@@ -116,7 +117,7 @@ def _in_container(
         told=f"image {image} in {runtime}",
         use=own.use,
         modules=own.modules,
-        env=(*apart, *((f"{prefix}{name}", value) for name, value in inner if prefix)),
+        env=(*apart, *literal, *((f"{prefix}{name}", value) for name, value in inner if prefix)),
         folders=folders,
         container=CONTAINERS[runtime](container),
         image=image,
@@ -135,7 +136,7 @@ def _binds(config: RunConfig, site: Site, request: Request, facts: Facts, folder
     wanted = (*read, *folders, request.run_dir)
     resolved = (facts.real[path] for path in wanted if path in facts.real)
     yield from (Bind(path=path) for path in dict.fromkeys((*resolved, *read, *folders)))
-    run = request.run_dir if re.search(r'[\\:,"\n]', request.run_dir) else Shell("$run")  # what has to be escaped is text
+    run = request.run_dir if re.search(r'[:,"\n]', request.run_dir) else Shell("$run")  # what has to be escaped is text
     yield Bind(path=run)
     yield Bind(path=joined(run, "/code"), read_only=True)  # the receipt has its hash
     if site.node.local_disk is not None:

@@ -125,7 +125,7 @@ def test_docker_hands_in_every_variable_by_which_a_rank_learns_its_place() -> No
         (Bind(path="/a", read_only=True), "/a:/a:ro"),
         (Bind(path="/a", inside="/b"), "/a:/b"),
         (Bind(path="/a:b,c"), r"/a\:b\,c"),
-        (Bind(path="/a\\b", inside="/c,d", read_only=True), r"/a\\b:/c\,d:ro"),
+        (Bind(path="/a\\b", inside="/c,d", read_only=True), r"/a\b:/c\,d:ro"),
     ],
 )
 def test_apptainers_binds_escape_what_parts_them(bind: Bind, text: str) -> None:
@@ -212,7 +212,7 @@ def test_sites_binds_variables_and_options_reach_the_runtime() -> None:
     assert container_of(job).endswith(f"--bind /opt --bind /run/${{USER:-}}:/here:ro --pwd $run/code --fakeroot {IMAGE}")
     script = render_script(job)
     assert 'export APPTAINERENV_LD_LIBRARY_PATH="/a:${X:-},b"\n' in script
-    assert "export PYTHONNOUSERSITE=1\nexport PYTHONPATH=''\n" in script
+    assert "export PYTHONNOUSERSITE=1\nexport PYTHONPATH=''\nexport APPTAINER_NO_EVAL=1\n" in script
 
 
 def test_a_containers_modules_take_the_place_of_the_sites() -> None:

@@ -1,0 +1,160 @@
+"""Images in a real Apptainer: whole jobs of this machine, their ranks a shell script that tells what it sees.
+
+Its Debian is made in two minutes; NEOX_HPC_APPTAINER names a directory that keeps it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.apptainer import Apptainer, make_apptainer, obstacle
+from tests.cluster.slurm import REQUIRED
+from tests.desk import Desk, desk
+
+__all__ = ["desk"]
+
+pytestmark = [pytest.mark.cluster, pytest.mark.full]
+
+EVIL = 'a,b "c" $HOME `id` \\ $(id) it\'s\n#second line (x2)* ünï'
+RANK = """#!/bin/sh
+run=$1
+env -0 >"$run/env"
+pwd >"$run/cwd"
+tr '\\0' '\\n' </proc/self/cmdline >/dev/null
+printf '%s\\0' "$@" >"$run/argv"
+cat code_of_the_run.py >"$run/code_seen" 2>/dev/null
+if touch here 2>/dev/null; then echo writable; else echo read-only; fi >"$run/code_is"
+if touch /data_is_there 2>/dev/null; then echo writable; else echo read-only; fi >"$run/image_is"
+id -u >"$run/user"
+exit 42
+"""
+PYTHON = """#!/bin/sh
+for last; do :; done
+exec /bin/rank "$(cd "$(dirname "$last")" && pwd)" "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def apptainer(tmp_path_factory: pytest.TempPathFactory) -> Apptainer:
+    if reason := obstacle():
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, and {reason}")
+        pytest.skip(reason)
+    kept = os.environ.get("NEOX_HPC_APPTAINER")
+    return make_apptainer(Path(kept) if kept else tmp_path_factory.mktemp("apptainer"))
+
+
+@pytest.fixture(scope="module")
+def sandbox(apptainer: Apptainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images") / "tiny"
+    programs = {"bin/rank": RANK, "bin/python3": PYTHON.replace("$(dirname", "$(/bin/busybox dirname")}
+    return apptainer.sandbox(folder, programs, directories=("host",))
+
+
+@pytest.fixture(scope="module")
+def sif(apptainer: Apptainer, sandbox: Path) -> Path:
+    image = sandbox.parent / "tiny image.sif"
+    built = apptainer.run("build", str(image), str(sandbox))
+    assert built.returncode == 0, built.stderr
+    return image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a rank in the container has seen."""
+
+    facts: Any
+    run: Path
+
+    def text(self, name: str) -> str:
+        return (self.run / name).read_text()
+
+    @property
+    def env(self) -> dict[str, str]:
+        return dict(pair.split("=", 1) for pair in self.text("env").split("\0") if "=" in pair)
+
+
+def job(desk: Desk, image: Path, *more: str, name: str = "run") -> Seen:
+    sets = ("--site-set", "container.runtime=apptainer")
+    said = desk("submit", "-s", "local", *sets, "--container", str(image), "--run-id", name, *more, "--json", "my.yml")
+    assert said.code == 0, said.err
+    run = Path(said.facts["run_dir"])
+    desk.wait_for("failed", str(run))
+    return Seen(facts=desk("status", str(run), "--json").facts, run=run)
+
+
+def test_a_job_runs_in_an_image_and_its_exit_status_comes_back(desk: Desk, apptainer: Apptainer, sif: Path) -> None:
+    apptainer.program(desk.programs)
+    seen = job(desk, sif)
+    assert seen.facts["exit_status"] == 42
+    assert seen.text("cwd") == f"{seen.run}/code\n"
+    assert (seen.text("code_is"), seen.text("image_is")) == ("read-only\n", "read-only\n")
+    assert seen.text("argv").split("\0")[:4] == [str(seen.run), "-u", "-m", "deepspeed.launcher.launch"]
+    assert seen.env["NEOX_HPC_ATTEMPT_DIR"] == f"{seen.run}/logs/1" and seen.env["MASTER_ADDR"] == "127.0.0.1"
+    assert (seen.env["PYTHONNOUSERSITE"], seen.env["PYTHONPATH"]) == ("1", "")
+
+
+def test_the_receipt_names_the_image_as_apptainer_does(desk: Desk, apptainer: Apptainer, sif: Path) -> None:
+    apptainer.program(desk.programs)
+    software = job(desk, sif).facts["software"]
+    assert software["is"] == f"image {sif} in apptainer"
+    assert (software["image_bytes"], software["image_mtime"]) == (sif.stat().st_size, sif.stat().st_mtime)
+    header = apptainer.run("sif", "header", str(sif)).stdout
+    assert software["image_id"] in header.replace("-", ""), header
+
+
+@pytest.mark.parametrize("name", ["it's $HOME `id`", "a:b,c\\d", 'say "x" (x2)*', "ünï"])
+def test_evil_run_directories_arrive(desk: Desk, apptainer: Apptainer, sandbox: Path, name: str) -> None:
+    apptainer.program(desk.programs)
+    seen = job(desk, sandbox, name=name)
+    assert (seen.facts["exit_status"], seen.text("cwd")) == (42, f"{seen.run}/code\n")
+
+
+def test_evil_values_arrive_and_nothing_in_them_runs(desk: Desk, apptainer: Apptainer, sandbox: Path) -> None:
+    apptainer.program(desk.programs)
+    site = desk.cwd / "here.yml"
+    site.write_text(f"extends: local\nenv: {{OUTER: {_yaml(EVIL)}}}\ncontainer:\n  env: {{INNER: {_yaml(EVIL)}, LD_LIBRARY_PATH: /a b:/c}}\n")
+    seen = job(desk, sandbox, "-s", str(site))
+    assert (seen.env["OUTER"], seen.env["INNER"]) == (EVIL, EVIL)
+    assert seen.env["LD_LIBRARY_PATH"].startswith("/a b:/c")
+
+
+def test_binds_of_a_site_and_data_behind_links_are_there(desk: Desk, apptainer: Apptainer, sandbox: Path, tmp_path: Path) -> None:
+    apptainer.program(desk.programs)
+    (tmp_path / "adapt.sh").write_text(f'ls {desk.cwd}/data /host >"{tmp_path}/seen"\nexport ADAPTED=yes\n')
+    real = Path("/var/lib/neox-hpc-test-data")
+    real.mkdir(exist_ok=True)
+    for name in ("train.bin", "train.idx"):
+        (desk.cwd / "data" / name).unlink()
+        (real / name).touch()
+    (desk.cwd / "data").rmdir()
+    (desk.cwd / "data").symlink_to(real)
+    try:
+        seen = job(desk, sandbox, "--site-set", f'container.binds=["{tmp_path}:/host:ro"]')
+    finally:
+        for path in (*real.iterdir(), real):
+            path.rmdir() if path.is_dir() else path.unlink()
+    assert seen.facts["exit_status"] == 42
+
+
+def test_an_ordinary_user_needs_no_rights(desk: Desk, apptainer: Apptainer, sandbox: Path) -> None:
+    apptainer.program(desk.programs, user="nobody")
+    for folder in (desk.cwd, *desk.cwd.parents):
+        if folder.stat().st_mode & 0o005 != 0o005 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    desk("render", "-s", "local", "my.yml")
+    (desk.cwd / "open").mkdir(mode=0o777)
+    (desk.cwd / "open").chmod(0o777)
+    seen = job(desk, sandbox, "-o", "open")
+    assert seen.facts["exit_status"] in (42, 1)
+
+
+def _yaml(text: str) -> str:
+    import json
+
+    return json.dumps(text)
