@@ -118,26 +118,26 @@ def is_fetched(image: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", image) is not None
 
 
-def bind_text(bind: Bind) -> str:
-    """``SRC[:DEST[:ro]]`` for --bind; a colon and a comma in a path are escaped (since SingularityCE 3.8), nothing else is."""
-    source = _escaped(bind.path)
-    target = _escaped(bind.inside) if bind.inside else source
+def bind_words(bind: Bind) -> tuple[str, str]:
+    """``--bind SRC[:DEST[:ro]]``; ``--mount`` where a path holds what parts those (its escapes fail in DEST, seen with 1.4.5)."""
+    if re.search(r'[:,"\n]', bind.path + bind.inside) and not isinstance(bind.path, Shell):
+        return "--mount", mount_text(bind)
     if bind.read_only:
-        return joined(source, ":", target, ":ro")
-    return joined(source, ":", target) if bind.inside else source
+        return "--bind", joined(bind.path, ":", bind.inside or bind.path, ":ro")
+    return "--bind", joined(bind.path, ":", bind.inside) if bind.inside else bind.path
 
 
 def mount_text(bind: Bind) -> str:
-    """``type=bind,source=SRC,target=DEST[,readonly]`` for Docker's --mount: fields of CSV, quoted where they must be."""
+    """``type=bind,source=SRC,target=DEST[,ro]``, for all three: fields of CSV, quoted where they must be."""
     fields = [_field("source=", bind.path), ",", _field("target=", bind.inside or bind.path)]
-    return joined("type=bind,", *fields, *([",readonly"] if bind.read_only else []))
+    return joined("type=bind,", *fields, *([",ro"] if bind.read_only else []))
 
 
 def _exec(program: str, container: Container) -> tuple[str, ...]:
     return (
         *(program, "exec"),
         *_gpu(container, {"cuda": ("--nv",), "rocm": ("--rocm",)}),
-        *(word for bind in container.binds for word in ("--bind", bind_text(bind))),
+        *(word for bind in container.binds for word in bind_words(bind)),
         *("--pwd", container.workdir),
         *container.args,
         container.image,
@@ -152,10 +152,6 @@ def _gpu(container: Container, usual: Mapping[str, tuple[str, ...]]) -> tuple[st
 def _entry(container: Container) -> tuple[str, ...]:
     """What runs a file before the command; its own arguments are the command."""
     return ("bash", "-c", '. "$0" && exec "$@"', container.init) if container.init is not None else ()
-
-
-def _escaped(path: str) -> str:
-    return path if isinstance(path, Shell) else re.sub(r"([:,])", r"\\\1", path)
 
 
 def _field(name: str, path: str) -> str:

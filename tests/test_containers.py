@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from model import ranks
-from neox_hpc.containers import CONTAINERS, RANK_VARIABLES, Bind, Container, bind_text, is_fetched, mount_text
+from neox_hpc.containers import CONTAINERS, RANK_VARIABLES, Bind, Container, bind_words, is_fetched, mount_text
 from neox_hpc.launchers import Shell
 from neox_hpc.plan import Plan
 from neox_hpc.probe import Facts
@@ -60,7 +60,7 @@ def test_docker_runs_an_image_as_the_user_with_what_is_named() -> None:
     assert names[-1] == "A=1,2 3" and "WANDB_API_KEY" in names
     assert [text for text in words if text.startswith("type=bind")] == [
         "type=bind,source=/data,target=/data",
-        "type=bind,source=$run/code,target=$run/code,readonly",
+        "type=bind,source=$run/code,target=$run/code,ro",
         "type=bind,source=/opt,target=/hostopt",
     ]
     for pair in (("--gpus", "all"), ("--network", "host"), ("--ipc", "host"), ("--user", "$(id -u):$(id -g)"), ("--pull", "never")):
@@ -119,17 +119,17 @@ def test_docker_hands_in_every_variable_by_which_a_rank_learns_its_place() -> No
 
 
 @pytest.mark.parametrize(
-    ("bind", "text"),
+    ("bind", "words"),
     [
-        (Bind(path="/a"), "/a"),
-        (Bind(path="/a", read_only=True), "/a:/a:ro"),
-        (Bind(path="/a", inside="/b"), "/a:/b"),
-        (Bind(path="/a:b,c"), r"/a\:b\,c"),
-        (Bind(path="/a\\b", inside="/c,d", read_only=True), r"/a\b:/c\,d:ro"),
+        (Bind(path="/a b\\"), ("--bind", "/a b\\")),
+        (Bind(path="/a", read_only=True), ("--bind", "/a:/a:ro")),
+        (Bind(path="/a", inside="/b"), ("--bind", "/a:/b")),
+        (Bind(path="/a:b,c"), ("--mount", 'type=bind,"source=/a:b,c","target=/a:b,c"')),
+        (Bind(path="/a", inside="/b:c", read_only=True), ("--mount", "type=bind,source=/a,target=/b:c,ro")),
     ],
 )
-def test_apptainers_binds_escape_what_parts_them(bind: Bind, text: str) -> None:
-    assert bind_text(bind) == text
+def test_apptainers_binds_are_mounts_where_a_path_holds_what_parts_them(bind: Bind, words: tuple[str, str]) -> None:
+    assert bind_words(bind) == words
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,10 @@ def test_a_path_with_links_is_given_under_both_names() -> None:
     assert "--bind /lustre/1/data --bind /lustre/2/small --bind /home/user/data --bind $run --bind" in container_of(job)
 
 
-def test_a_run_directory_whose_name_must_be_escaped_is_written_out() -> None:
+def test_a_run_directory_whose_name_parts_binds_is_written_out() -> None:
     job = plan(site("local", "container.runtime=apptainer"), container=IMAGE, run_dir="/r/a,b")
-    assert r"--bind /r/a\,b --bind /r/a\,b/code:/r/a\,b/code:ro --pwd $run/code" in container_of(job)
+    mounts = '--mount type=bind,"source=/r/a,b","target=/r/a,b" --mount type=bind,"source=/r/a,b/code","target=/r/a,b/code",ro'
+    assert f"{mounts} --pwd $run/code" in container_of(job)
 
 
 def test_sites_binds_variables_and_options_reach_the_runtime() -> None:

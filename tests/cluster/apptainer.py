@@ -15,7 +15,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent
 _DONE = "apptainer.ready"
-COMMANDS = ("sh", "env", "cat", "ls", "touch", "printf", "id", "pwd", "tr", "kill")
+COMMANDS = ("sh", "env", "cat", "ls", "touch", "printf", "id", "pwd", "dirname")
 
 
 def obstacle() -> str:
