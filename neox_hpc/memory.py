@@ -84,6 +84,8 @@ class _Rank:
     width: int
     earlier: bool
     """Micro-batches have left gradients when most activations are held."""
+    replayed: int
+    """Parameters whose forward pass is taken again: of the embedding, which stands before them, and the blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,8 @@ class _Held:
     """Weights that are whole during the forward pass."""
     ahead: int = 0
     """The buffer in which they are gathered."""
+    replayed: int = 0
+    """Weights that are whole until the gradients are reduced, because recomputation has used them again."""
     contiguous: int = 0
     """Buffers that stand through the backward pass."""
     reducing: int = 0
@@ -165,11 +169,14 @@ def _stage(config: RunConfig, layout: Layout, batch: BatchSizes, padded: int, nu
     activations = stage_activations(config, layout, batch, padded, layers, device)
     held = _held(config, layout, rank)
     most = max(activations.loss, activations.after_loss + activations.work) + _passing(layout, number, flying, activations)
+    reduced = held.reducing if held.meanwhile else held.contiguous
     moments: tuple[Moment, ...] = (
         *([_moment("gathering", held, held.kept_gradients, 0, 0, held.gathered + held.ahead)] if held.ahead else []),
         _moment("forward", held, held.kept_gradients, held.contiguous, flying * activations.kept + most, held.gathered),
-        _moment("backward", held, held.gradients, held.reducing if held.meanwhile else held.contiguous, activations.work),
-        _moment("reduction", held, held.gradients, held.reducing, 0),
+        _moment(
+            "backward", held, held.gradients, held.reducing if held.meanwhile else held.contiguous, activations.work, held.replayed
+        ),
+        _moment("reduction", held, held.gradients, held.reducing, 0, held.replayed),
         _moment("update", held, held.updated, held.updating, 0),
     )
     host = 0
@@ -203,7 +210,8 @@ def _moment(when: str, held: _Held, gradients: int, buffers: int, activations: i
 def _rank(config: RunConfig, layout: Layout, padded: int, layers: range, *, earlier: bool) -> _Rank:
     counts = layer_parameters(config, padded, layout.tensor)
     p, width = _count(config, counts, layers), 4 if config.precision == "fp32" else 2
-    return _Rank(p=p, d=layout.data, width=width, earlier=earlier)
+    replayed = sum(counts[layer] for layer in layers if layer < len(counts) - 2) if config.recomputes == "full" else 0
+    return _Rank(p=p, d=layout.data, width=width, earlier=earlier, replayed=replayed)
 
 
 def _held(config: RunConfig, layout: Layout, rank: _Rank) -> _Held:
@@ -304,6 +312,7 @@ def _zero3(config: RunConfig, rank: _Rank) -> _Held:
         gradients=4 * p // d + width * bucket,
         gathered=width * whole if d > 1 else 0,  # one rank's share is the whole
         ahead=width * ahead if d > 1 else 0,
+        replayed=width * min(whole, rank.replayed) if d > 1 else 0,
         contiguous=contiguous,
         reducing=contiguous + 2 * sent * bucket + (0 if sent == width else sent * bucket),
         meanwhile=bucket < p,
