@@ -173,9 +173,7 @@ def _stage(config: RunConfig, layout: Layout, batch: BatchSizes, padded: int, nu
     moments: tuple[Moment, ...] = (
         *([_moment("gathering", held, held.kept_gradients, 0, 0, held.gathered + held.ahead)] if held.ahead else []),
         _moment("forward", held, held.kept_gradients, held.contiguous, flying * activations.kept + most, held.gathered),
-        _moment(
-            "backward", held, held.gradients, held.reducing if held.meanwhile else held.contiguous, activations.work, held.replayed
-        ),
+        _moment("backward", held, held.gradients, reduced, activations.work, held.replayed),
         _moment("reduction", held, held.gradients, held.reducing, 0, held.replayed),
         _moment("update", held, held.updated, held.updating, 0),
     )
