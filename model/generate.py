@@ -26,8 +26,9 @@ from model.config import ConfigError, Layout, RunConfig, RunFile, read_run
 from model.engine.start import choose_device, leave_ranks
 from model.failure import report_failure
 from model.gpt import GPT
+from model.mpi import find_place
 from model.parallel.groups import Groups, make_groups
-from model.ranks import Ranks, read_ranks, set_ranks
+from model.ranks import Ranks, likely_rank, set_ranks
 from model.sampling import batches, continue_together, uniforms
 from model.tokenizers import Tokenizer, build_tokenizer
 
@@ -57,17 +58,15 @@ class Sample:
 def main(argv: list[str] | None = None) -> int:
     """Run one rank; return its exit code."""
     arguments = _parser().parse_args(argv)
-    rank = 0
+    rank = likely_rank(os.environ)
     try:
-        ranks = read_ranks(os.environ)
-        rank = ranks.rank
         run_file = arguments.run_file.resolve()
         run = read_run(run_file)
         config = run.config.with_keys(**dict(map(_assignment, arguments.set)))
         generate_run(
             run.model_copy(update={"config": config}),
             run_file.parent,
-            ranks,
+            find_place(os.environ, mpi=config.launch.deepspeed_mpi),
             arguments.checkpoint,
         )
     except Exception as error:  # noqa: BLE001 (whatever fails, this rank says so itself)

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from model.failure import report_failure
-from model.ranks import Ranks, read_ranks, set_ranks
+from model.mpi import find_place
+from model.ranks import likely_rank, set_ranks
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,12 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run_file", type=Path, help="run.json; its directory is the run directory")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # some launchers append it; the environment says it too
     arguments = parser.parse_args(argv)
-    rank = 0
+    rank = likely_rank(os.environ)
     try:
-        ranks = read_ranks(os.environ)
-        rank = ranks.rank
-        set_ranks(os.environ, ranks)
-        _train(arguments.run_file.resolve(), ranks)
+        _train(arguments.run_file.resolve())
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -34,11 +32,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _train(run_file: Path, ranks: Ranks) -> None:
+def _train(run_file: Path) -> None:
     from model.config import read_run
+
+    run = read_run(run_file)
+    ranks = find_place(os.environ, mpi=run.config.launch.deepspeed_mpi)
+    set_ranks(os.environ, ranks)
     from model.training import train_run  # imports torch: not before the ranks are known
 
-    train_run(read_run(run_file), run_file.parent, ranks)
+    train_run(run, run_file.parent, ranks)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from neox_hpc.decisions import Account, count, published_vocabulary
+from neox_hpc.launchers import MAPS_CORES
 from neox_hpc.outline import bubble_share
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
@@ -18,7 +19,7 @@ from neox_hpc.site import Site
 from neox_hpc.software import has_software, image_of
 from neox_hpc.vocabulary import KEYS, BatchSizes, Layout, RunConfig
 
-LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment")
+LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment", "deepspeed_mpi")
 """Keys of the section launch that a plan follows; the site's launcher takes the place of the others."""
 
 
@@ -90,6 +91,9 @@ def unknown_notes(site: Site, loaded: Loaded, request: Request, facts: Facts) ->
             f"memory of a node: node.memory_gib of {site.name} is not known, and {site.scheduler} may give a job a part of it; "
             f"--directive {takes_part} asks for all"
         )
+    if site.node.cpu_masks and site.launcher not in MAPS_CORES:
+        bound = "gives each rank the same number of cores in a row" if site.launcher == "jsrun" else "binds no ranks to cores"
+        notes.append(f"cores: {site.launcher} {bound}; node.cpu_masks of {site.name} is not followed")
     unseen = [path.key for path in inputs(loaded.config, request.cwd) if any(file not in facts.exists for file in path.files)]
     if unseen:
         notes.append(f"not checked, cannot be seen from here: {', '.join(unseen)}")

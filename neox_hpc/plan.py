@@ -31,7 +31,7 @@ from neox_hpc.decisions import (
     solve_layout,
 )
 from neox_hpc.errors import Problem
-from neox_hpc.launchers import Shell, Step
+from neox_hpc.launchers import Shell, Step, split_args
 from neox_hpc.notes import batch_note, default_notes, pipeline_note, software_notes, unknown_notes
 from neox_hpc.outline import Outline, make_outline
 from neox_hpc.probe import Facts
@@ -176,8 +176,11 @@ def _assemble(
         ranks_per_node=ranks,
         cores_per_rank=cores,
         cpu_masks=site.node.cpu_masks,
+        gpus_per_node=gpus,
+        gpus_visible=site.gpus_visible,
         gpu_ids=gpu_ids,
-        launcher_args=site.launcher_args,
+        env=_exported(env, site),
+        launcher_args=split_args((*site.launcher_args, *loaded.config.own.neox_hpc.launcher_args, *request.launcher_args)),
         container=software.container,
         python=software.python,
         module="model.train",
@@ -226,6 +229,13 @@ def _env(site: Site, nodes: int, gpus: int, cores: int | None) -> tuple[tuple[st
             if value.applies(nodes):
                 chosen[name] = value
     return tuple(chosen.items())
+
+
+def _exported(env: tuple[tuple[str, EnvValue], ...], site: Site) -> tuple[str, ...]:
+    """Names of what the ranks need: the job's variables, those that job.sh sets, and the paths that modules change."""
+    ours = ("MASTER_ADDR", "MASTER_PORT", "NEOX_HPC_ATTEMPT_DIR", "PYTHONDONTWRITEBYTECODE")
+    modules = ("PATH", "LD_LIBRARY_PATH") if site.modules.load else ()
+    return tuple(dict.fromkeys((*(name for name, _ in env), *ours, *modules)))
 
 
 def _run_file(loaded: Loaded, site: Site, request: Request, world: int, device: Literal["cpu", "gpu"]) -> RunFile:

@@ -46,6 +46,8 @@ class Request:
     early_signal: EarlySignal | None = None
     requeue: bool = False
     """Start the script again after a node failure."""
+    launcher_args: tuple[str, ...] = ()
+    """Texts of --launcher-args, as they were written."""
 
 
 def read_after(text: str) -> After:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from neox_hpc.containers import CONTAINERS, is_fetched
 from neox_hpc.errors import Problem, UserError
-from neox_hpc.launchers import LAUNCHERS, cores_of
+from neox_hpc.launchers import LAUNCHERS, cores_of, split_args
 from neox_hpc.marked_yaml import NOTHING, Marked, assign, located, merged, read_marked
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.share import share
@@ -299,7 +299,12 @@ class Site(_Facts):
         strict=False,
         description="Options that the site's filter refuses, so that they are not written: '--export', '-k'.",
     )
-    launcher_args: tuple[str, ...] = Field(default=(), strict=False, description="Further arguments of the launcher.")
+    launcher_args: tuple[str, ...] = Field(
+        default=(), strict=False, description="Further arguments of the launcher, e.g. '--mpi=none'."
+    )
+    gpus_visible: Literal["all", "one"] = Field(
+        default="all", description="Whether a rank sees all GPUs of its node, or one that the launcher gives it."
+    )
     modules: Modules = Modules()
     env: dict[str, EnvValues] = Field(default_factory=dict)
     network: Network = Network()
@@ -332,6 +337,12 @@ class Site(_Facts):
         for text in texts:
             if not text.startswith("-") or re.search(r"[\n\r]", text):
                 raise ValueError(f"{text!r} is no argument: write e.g. '-C nvme' or '--network=disable_rdzv_get'")
+        return texts
+
+    @field_validator("launcher_args")
+    @classmethod
+    def _words(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        split_args(texts)
         return texts
 
     @model_validator(mode="after")

@@ -145,7 +145,7 @@ def test_unknown_names_and_absent_paths_say_what_there_is(tmp_path: Path) -> Non
         ),
         ("node:\n  gpus: four", "2  node.gpus: expected a whole number, got 'four' / "),
         ("scheduler: slrum", "1  scheduler: unknown scheduler 'slrum' / write one of slurm, "),
-        ("launcher: torchrun", "1  launcher: unknown launcher 'torchrun' / write one of srun, local"),
+        ("launcher: torchrun", "1  launcher: unknown launcher 'torchrun' / write one of srun, "),
         ("node: {gpus: 0, accelerator: cuda}", "1  node: accelerator cuda on a node without GPUs / write accelerator: cpu"),
         ("node: {gpus: 2, cpu_masks: [0-7, 7-9]}", "1  node: cpu_masks names a core twice / give every rank cores of its own"),
         ("node: {gpus: 2, cores: 3, cpu_masks: [0-1, 2-3]}", "1  node: cpu_masks names 4 cores and a job may use 3 / correct one"),

@@ -29,7 +29,9 @@ class Launch(Section):
     )
     force_multi: bool = planned(False, doc="Use the launcher on one node too.")
     no_ssh_check: bool = planned(False, doc="Do not test ssh first.")
-    deepspeed_mpi: bool = planned(False, doc="Ranks are started by MPI.")
+    deepspeed_mpi: bool = live(
+        False, doc="Where the launcher sets no variable that is known, ranks ask MPI (mpi4py) which they are."
+    )
     deepspeed_slurm: bool = planned(False, doc="Ranks are started by srun.")
     autotuning_run: str | None = planned(None, doc="tune or run.")
     comment: str | None = live(None, doc="Comment of the batch job.")

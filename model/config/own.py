@@ -21,6 +21,7 @@ class NeoxHpc(Section):
         "full",
         doc="What checkpoint_activations computes again: whole blocks, or attention and activation only (arXiv:2205.05198).",
     )
+    launcher_args: list[str] = live([], doc="Further arguments of the site's launcher, after the site's own, e.g. ['--mpi=none'].")
     compile: bool = live(False, doc="Blocks run as torch.compile makes them; on a CPU that takes a C++ compiler.")
     moe_type: Literal["megablocks", "deepspeed"] = planned("megablocks", doc="Implementation of the experts.")
     moe_expert_parallel_size: int = planned(1, ge=1, doc="GPUs over which the experts of a layer are dealt.")

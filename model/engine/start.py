@@ -10,27 +10,20 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
-from model.ranks import Ranks
+from model.ranks import Ranks, choose_index, filter_devices_once, tell_device
 
 
 def choose_device(wanted: Literal["cpu", "gpu"] | None, ranks: Ranks) -> torch.device:
-    """The device of this rank: its local rank's GPU, or the CPU.
-
-    With one visible GPU per rank (the launcher hides the others) that GPU is number 0.
+    """The device of this rank: a GPU as :func:`model.ranks.choose_index` says, or the CPU.
 
     Raises:
         ValueError: a GPU is asked for and there are not enough; the message has both numbers.
     """
+    filter_devices_once(os.environ)
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cpu" or (wanted is None and not visible):
         return torch.device("cpu")
-    if visible == 1 and ranks.local_world_size not in (None, 1):
-        return torch.device("cuda", 0)
-    if ranks.local_rank >= visible:
-        raise ValueError(
-            f"local rank {ranks.local_rank} has no GPU: this process sees {visible}; start as many ranks on a node as it has GPUs"
-        )
-    return torch.device("cuda", ranks.local_rank)
+    return torch.device("cuda", choose_index(ranks, visible))
 
 
 def join_ranks(device: torch.device, backend: str, timeout: timedelta) -> None:
@@ -42,8 +35,7 @@ def join_ranks(device: torch.device, backend: str, timeout: timedelta) -> None:
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes its device from it
-        os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)
+        tell_device(os.environ, device.index)
     if not dist.is_initialized():
         chosen = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
         dist.init_process_group(chosen, timeout=timeout)

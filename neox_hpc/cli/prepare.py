@@ -51,6 +51,7 @@ class Asked:
     exclude: str | None
     early_signal: str | None
     requeue: bool
+    launcher_args: tuple[str, ...]
     name: str | None
     output_dir: str
     run_id: str | None
@@ -124,6 +125,7 @@ def prepare(asked: Asked, *, cwd: Path) -> Prepared:
         exclude=asked.exclude,
         early_signal=times.early_signal,
         requeue=asked.requeue,
+        launcher_args=asked.launcher_args,
     )
     image = image_of(site, request)
     file = image if image is not None and image.startswith("/") else None
@@ -251,6 +253,12 @@ _OPTIONS = (
     click.option("--requeue", is_flag=True, help="Start the script again after a node failure."),
     click.option(
         "--directive", "directives", multiple=True, metavar="TEXT", help="A further argument of the scheduler: --directive=--mem=0"
+    ),
+    click.option(
+        "--launcher-args",
+        multiple=True,
+        metavar="TEXT",
+        help="Further arguments of the site's launcher: --launcher-args '--mpi=none'",
     ),
     click.option("--name", help="Name of the job; default: the first configuration file's."),
     click.option("-o", "--output-dir", default="runs", show_default=True, help="Where run directories are made."),

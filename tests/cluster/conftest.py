@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.cluster.hosts import Hosts, running_hosts
+from tests.cluster.hosts import obstacle as hosts_obstacle
 from tests.cluster.slurm import REQUIRED, Slurm, obstacle, running_slurm
 from tests.cluster.user import User
 
@@ -40,3 +42,14 @@ def user(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> User:
 
 def _missing_extra() -> str:
     return "" if find_spec("deepspeed") else "training needs torch and DeepSpeed: pip install -e '.[train]'"
+
+
+@pytest.fixture(scope="session")
+def hosts() -> Iterator[Hosts]:
+    """Two hosts of their own, ended with the session."""
+    if reason := hosts_obstacle():
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, and {reason}")
+        pytest.skip(reason)
+    with running_hosts(2) as running:
+        yield running

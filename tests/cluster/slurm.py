@@ -28,31 +28,37 @@ PROGRAMS = {
 }
 """Debian's packages, and what is used of them."""
 _SCRIPT = Path(__file__).with_name("slurm-up")
-_PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin{os.pathsep}/sbin"
+SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin{os.pathsep}/sbin"
 # Nothing of the cluster is outside these: the first program holds the login node's network, the second one's child is process 1
-_NETWORK = ("unshare", "--mount", "--net", "--uts")
-_PROCESSES = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+NAMESPACES = ("unshare", "--mount", "--net", "--uts", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 def obstacle() -> str:
     """Why the cluster cannot run here, and the command that changes it; empty: it can."""
+    return lacking("a real Slurm", PROGRAMS)
+
+
+def lacking(what: str, packages: Mapping[str, Sequence[str]]) -> str:
+    """Why something made of namespaces and of these packages' programs cannot run here; empty: it can."""
     if not sys.platform.startswith("linux"):
-        return "a real Slurm needs Linux: docker run --privileged … debian:12, then .ci/run"
+        return f"{what} needs Linux: docker run --privileged … debian:12, then .ci/run"
     if os.geteuid() != 0:
-        return "a real Slurm needs root: sudo .ci/run"
-    absent = [package for package, programs in PROGRAMS.items() if not all(shutil.which(name, path=_PATH) for name in programs)]
+        return f"{what} needs root: sudo .ci/run"
+    absent = [
+        package for package, programs in packages.items() if not all(shutil.which(name, path=SYSTEM_PATH) for name in programs)
+    ]
     if absent:
-        return f"a real Slurm needs programs: apt-get install --no-install-recommends {' '.join(absent)} (Debian), or .ci/run"
+        return f"{what}: programs are missing: apt-get install --no-install-recommends {' '.join(absent)} (Debian), or .ci/run"
     tried = subprocess.run(
-        [*_NETWORK, *_PROCESSES, "ip", "link", "add", "bridge0", "type", "bridge"],
+        [*NAMESPACES, "ip", "link", "add", "bridge0", "type", "bridge"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=20,
-        env=os.environ | {"PATH": _PATH},
+        env=os.environ | {"PATH": SYSTEM_PATH},
     )
     if tried.returncode != 0:
-        return f"a real Slurm needs namespaces and a bridge: docker run --privileged … ({tried.stderr.strip()})"
+        return f"{what} needs namespaces and a bridge: docker run --privileged … ({tried.stderr.strip()})"
     return ""
 
 
@@ -83,7 +89,7 @@ class Slurm:
             text=True,
             timeout=timeout_s,
             cwd=cwd,
-            env={**ours, "PATH": _PATH, "SLURM_CONF": str(self.conf), **(environ or {})},
+            env={**ours, "PATH": SYSTEM_PATH, "SLURM_CONF": str(self.conf), **(environ or {})},
         )
 
     def ask(self, *argv: str) -> str:
@@ -107,32 +113,38 @@ def running_slurm(nodes: int, shape: str | None = None) -> Iterator[Slurm]:
         (home / "shape").write_text(shape)
         words.append(str(home / "shape"))
     process = subprocess.Popen(
-        [*_NETWORK, *_PROCESSES, str(_SCRIPT), *words],
+        [*NAMESPACES, str(_SCRIPT), *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PATH": _PATH},
+        env=os.environ | {"PATH": SYSTEM_PATH},
         start_new_session=True,  # Ctrl-C is for the tests; the cluster ends after them
     )
     try:
-        _wait_until_up(process)
+        wait_until_up(process, "Slurm")
         yield Slurm(nodes=nodes, conf=home / "etc" / "slurm.conf", user_home=home / "user", holder=process.pid)
     finally:
-        _end(process)
+        end(process)
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _wait_until_up(process: subprocess.Popen[str]) -> None:
+def wait_until_up(process: subprocess.Popen[str], what: str) -> None:
+    """Until the script says so.
+
+    Raises:
+        RuntimeError: it ended instead, or took too long; the message has its last words.
+    """
     assert process.stdout is not None and process.stderr is not None
     readable, _, _ = select.select([process.stdout], [], [], START_S)
     if readable and process.stdout.readline() == "up\n":
         return
-    _end(process)
-    raise RuntimeError(f"Slurm did not start:\n{process.stderr.read()}")
+    end(process)
+    raise RuntimeError(f"{what} did not start:\n{process.stderr.read()}")
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[str]) -> None:
+    """Close its stdin: with process 1 of a process namespace everything in it ends."""
     assert process.stdin is not None
     process.stdin.close()
     try:

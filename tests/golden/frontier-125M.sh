@@ -99,7 +99,7 @@ cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and
 echo "neox-hpc: attempt $attempt, $nodes x 8 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 srun --nodes=1 --ntasks=8 --ntasks-per-node=8 --cpus-per-task=7 \
   --cpu-bind=mask_cpu:0xfe000000000000,0xfe00000000000000,0xfe0000,0xfe000000,0xfe,0xfe00,0xfe00000000,0xfe0000000000 \
-  --distribution=block --kill-on-bad-exit=1 MISSING_SOFTWARE -u -m model.train "$run/run.json" &
+  --distribution=block --kill-on-bad-exit=1 --label MISSING_SOFTWARE -u -m model.train "$run/run.json" &
 launcher=$!
 
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script

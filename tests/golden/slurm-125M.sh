@@ -63,7 +63,7 @@ export MASTER_ADDR MASTER_PORT
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
 echo "neox-hpc: attempt $attempt, $nodes x 4 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 srun --nodes=1 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=16 --distribution=block --kill-on-bad-exit=1 \
-  /opt/env/bin/python -u -m model.train "$run/run.json" &
+  --label /opt/env/bin/python -u -m model.train "$run/run.json" &
 launcher=$!
 
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script

@@ -20,6 +20,7 @@ from model.engine.start import join_ranks
 from model.generate import read_prompts, sample
 from model.gpt import GPT
 from model.implementations import choose
+from model.mpi import find_place
 from model.optim import learning_rate, make_optimizer
 from model.parallel.groups import Groups
 from model.tokenizers import build_tokenizer
@@ -186,6 +187,16 @@ def script(keys: dict[str, Any], here: Here) -> Any:
 def plan_problems(keys: dict[str, Any], here: Here) -> Any:
     """What planning refuses."""
     return planning.wrongs(planning.planned(planning.slurm(), keys=keys))
+
+
+def place(keys: dict[str, Any], here: Here) -> Any:
+    """Which rank a process is that no known launcher started, in an MPI world of four."""
+    world: Any = SimpleNamespace(
+        Get_rank=lambda: 3, Get_size=lambda: 4, bcast=lambda text, root: text, Split_type=lambda kind: world
+    )
+    mpi: Any = SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=world, COMM_TYPE_SHARED=1))
+    with mock.patch.dict("sys.modules", {"mpi4py": mpi}):
+        return find_place({}, mpi=small_config(**keys).launch.deepspeed_mpi)
 
 
 def backend(keys: dict[str, Any], here: Here) -> Any:

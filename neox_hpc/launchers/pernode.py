@@ -1,0 +1,99 @@
+"""DeepSpeed's launcher of one node, started once a node: it starts a process a rank and ends all of its own when one fails.
+
+Sources: deepspeed/launcher/launch.py, 0.19.8; pdsh(1) of pdsh 2.31.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+
+from neox_hpc.launchers.interface import Owned, Shell, Step
+
+_LAUNCH = {
+    **dict.fromkeys(("--node_rank", "--world_info", "--master_addr", "--master_port"), "remove it: the job knows its own nodes"),
+    **dict.fromkeys(("--module", "--no_python", "--no_local_rank"), "remove it: the plan starts the training"),
+}
+
+_NODE_RANK = "--node_rank=%n"
+
+OWNED_LOCAL = Owned(flags=_LAUNCH, abbreviates=True)
+
+OWNED_PDSH = Owned(
+    flags={
+        **dict.fromkeys(("-w", "-x", "-a", "-g"), "remove it: the job writes the list of its own nodes"),
+        **dict.fromkeys(("-R", "-S", "-b", "-N"), "remove it: ssh is used, a failed node ends the others, lines carry their node"),
+    },
+    glued=True,
+)
+
+
+def local(step: Step) -> list[str]:
+    """``[container] python -m deepspeed.launcher.launch … --module MODULE``."""
+    assert step.nodes == 1, "plan.py gives this launcher one node"
+    return _launch(step, world_info(step), *step.launcher_args)
+
+
+def pdsh(step: Step) -> list[str]:
+    """``pdsh … "sh NODE.SH 'python -m deepspeed.launcher.launch …'"``.
+
+    The far shell knows nothing of the job and need not be a POSIX one: it runs ``$node_sh`` (templates/launch/pdsh.sh.j2), which
+    holds the job's variables, evaluates the command, and ends it when another node fails or pdsh is gone.
+    -S: the exit status of the node that failed comes back; -b: one signal ends all; %n: the node's number.
+    """
+    command = " ".join(map(_far, _launch(step, Shell("$world_info"), _NODE_RANK)))
+    return [
+        "pdsh",
+        *("-R", "ssh"),
+        *("-S", "-b"),
+        *("-f", str(step.nodes)),  # all at once
+        *("-w", type(step.nodefile)(f"^{step.nodefile}")),
+        *step.launcher_args,
+        Shell("sh $node_sh " + _as_it_is(shlex.quote(command))),
+    ]
+
+
+def world_info(step: Step) -> str:
+    """Host -> device ids, as DeepSpeed's launcher takes it: JSON in URL-safe base64."""
+    return base64.urlsafe_b64encode(json.dumps({"localhost": devices(step)}).encode()).decode()
+
+
+def devices(step: Step) -> list[int | str]:
+    """The devices of a node that the ranks use."""
+    return [int(text) if text.isdigit() else text for text in step.gpu_ids] or list(range(step.ranks_per_node))
+
+
+def local_note(step: Step) -> str:
+    """What the base64 text says."""
+    return f"world_info is {json.dumps({'localhost': devices(step)})}"
+
+
+def _launch(step: Step, world: str, *more: str) -> list[str]:
+    return [
+        *step.container,
+        *(step.python, "-u", "-m", "deepspeed.launcher.launch"),
+        type(world)(f"--world_info={world}"),
+        *("--master_addr", step.master_addr),
+        *("--master_port", step.master_port),
+        *more,
+        "--quiet",
+        "--no_local_rank",  # ranks read LOCAL_RANK
+        "--module",
+        step.module,
+        *step.module_args,
+    ]
+
+
+def _far(word: str) -> str:
+    """A word of a command that the far shell reads, after pdsh has read its own %n in it."""
+    if word == _NODE_RANK:
+        return word
+    return (f'"{word}"' if isinstance(word, Shell) else shlex.quote(word)).replace("%", "%%")
+
+
+def _as_it_is(text: str) -> str:
+    """Text in the double quotes of the job's shell, which is to leave it alone."""
+    for special in '\\$`"':
+        text = text.replace(special, f"\\{special}")
+    return text
