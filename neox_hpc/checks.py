@@ -20,7 +20,7 @@ from neox_hpc.outline import Outline
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
 from neox_hpc.run_paths import inputs
-from neox_hpc.schedulers import SCHEDULERS, Scheduler
+from neox_hpc.schedulers import SCHEDULERS, Pattern, Scheduler
 from neox_hpc.settings import Loaded
 from neox_hpc.site import UNFINISHED, WAYS, Site
 from neox_hpc.software import has_software, image_of
@@ -37,11 +37,11 @@ def check_words(site: Site, request: Request) -> Iterator[Problem]:
         if asked[fact] is not None and fact not in scheduler.takes:
             yield Problem(option, f"{site.name} has no scheduler that takes one", "remove it")
     words = [("--name", request.name, scheduler.name), ("--output-dir", request.run_dir, scheduler.path)]
-    if "account" in scheduler.takes:
-        words += [("--queue", request.queue or "x", scheduler.account)]
+    if "queue" in scheduler.takes and request.queue is not None:
+        words += [("--queue", request.queue, scheduler.account)]
     for option, text, pattern in words:
         if not pattern.allows(text):
-            yield Problem(option, f"{text!r} does not fit {site.scheduler}", f"use {pattern.words}")
+            yield _unfit(option, text, pattern, site)
     if request.nodes is not None and request.nodes < 1:
         yield Problem("--nodes", f"{request.nodes} nodes", "ask for at least 1")
     if not scheduler.runs_on_first_node and site.network.address == "ip":
@@ -51,6 +51,13 @@ def check_words(site: Site, request: Request) -> Iterator[Problem]:
         near = difflib.get_close_matches(request.queue, site.queues, n=1)
         known = f"did you mean {near[0]}?" if near else f"known: {', '.join(site.queues)}"
         yield Problem("--queue", f"{site.name} has no queue {request.queue!r}", known)
+
+
+def _unfit(where: str, text: str, pattern: Pattern, site: Site) -> Problem:
+    stranger = pattern.stranger(text)
+    why = f": it holds {stranger!r}" if stranger else ""
+    shown = text if len(text) <= 80 else f"{text[:80]}…"
+    return Problem(where, f"{shown!r} does not fit {site.scheduler}{why}", f"use {pattern.words}")
 
 
 FORWARDED = ("USR1", "TERM", "INT")
@@ -92,7 +99,7 @@ def _check_options(site: Site, request: Request, scheduler: Scheduler) -> Iterat
     words += [("--exclude", request.exclude, scheduler.nodes)] if request.exclude is not None else []
     for option, text, pattern in words:
         if option not in scheduler.cannot and not pattern.allows(text):
-            yield Problem(option, f"{text!r} does not fit {site.scheduler}", f"use {pattern.words}")
+            yield _unfit(option, text, pattern, site)
     if request.early_signal is not None and request.early_signal.signal not in FORWARDED:
         wrong = f"the job's script passes {', '.join(FORWARDED)} on to the ranks, and {request.early_signal.signal} would end it"
         yield Problem("--signal", wrong, f"write --signal {FORWARDED[0]}@{request.early_signal.seconds}")
@@ -121,12 +128,12 @@ def check_account(loaded: Loaded, site: Site, account: Account) -> Iterator[Prob
     if account.name == MISSING_ACCOUNT:
         yield Problem(account.place, f"{MISSING_ACCOUNT} is no account: it stands for one that is not given", _ACCOUNT_FIX)
     elif account.name is not None and not scheduler.account.allows(account.name):
-        yield Problem(account.place, f"{account.name!r} does not fit {site.scheduler}", f"use {scheduler.account.words}")
+        yield _unfit(account.place, account.name, scheduler.account, site)
     elif account.name is None and site.needs_account:
         wrong = f"{site.name} charges every job to an account and none is given"
         yield Problem("--account", wrong, f"{_ACCOUNT_FIX} (sites: {{{site.name}: {{account: NAME}}}})", "here")
     if comment is not None and "comment" in scheduler.takes and not scheduler.comment.allows(comment):
-        yield Problem(loaded.where("comment"), f"{comment!r} does not fit {site.scheduler}", f"use {scheduler.comment.words}")
+        yield _unfit(loaded.where("comment"), comment, scheduler.comment, site)
 
 
 _ACCOUNT_FIX = "write --account NAME, or keep it in ~/.config/neox-hpc/config.yml"

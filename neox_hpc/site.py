@@ -331,7 +331,7 @@ class Site(_Facts):
                 raise ValueError(f"{name!r} is no name of an environment variable")
         return env
 
-    @field_validator("directives", "skip_directives", "launcher_args")
+    @field_validator("directives", "skip_directives")
     @classmethod
     def _one_line(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         for text in texts:

@@ -323,7 +323,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         slurm(),
         {},
         {"name": "a;rm -rf $HOME"},
-        "--name: 'a;rm -rf $HOME' does not fit slurm / use letters",
+        "--name: 'a;rm -rf $HOME' does not fit slurm: it holds ';' / use letters",
     ),
     "account_with_shell_characters": (slurm(), {}, {"account": "a b"}, "--account: 'a b' does not fit slurm"),
     "queue_with_a_newline": (slurm(), {}, {"queue": "a\n#SBATCH -N9"}, "--queue: 'a\\n#SBATCH -N9' does not fit slurm"),

@@ -56,6 +56,11 @@ class Pattern:
         """Whether the whole text fits."""
         return re.fullmatch(self.regex, text) is not None
 
+    def stranger(self, text: str) -> str:
+        """The first character that no allowed text holds, in any of its places; empty where only length or order is wrong."""
+        around = ("{}", "{}0", "0{}0", "0{}", "/{}")
+        return next((c for c in text if not any(self.allows(frame.format(c)) for frame in around)), "")
+
 
 RUN_NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+- (at most 64, the first a letter or digit)")
 """A job's name is also its directory's name."""

@@ -53,7 +53,7 @@ REASONS = {
 
 _ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,58}", "letters, digits and _.@+- (at most 59)")
 _PATH = Pattern(r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in -o a % begins a pattern)")
-_NODES = Pattern(r"[A-Za-z0-9][A-Za-z0-9._,-]*", "names of nodes with commas between them")
+_NODES = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*(,[A-Za-z0-9][A-Za-z0-9._-]*)*", "names of nodes with commas between them")
 _OWNED = {
     "-J": "--name",
     "-P": "--account",
