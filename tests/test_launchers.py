@@ -322,7 +322,7 @@ def test_texts_are_parted_as_a_shell_parts_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wrong"), [("hostname", "is no argument"), ("-x 'a", "no closing quotation"), ("-a\nb", "is no argument")]
+    ("text", "wrong"), [("hostname", "is no argument"), ("-x 'a", "no closing quotation"), ("-a\0b", "is no argument")]
 )
 def test_a_text_that_is_no_argument_is_refused(text: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
