@@ -112,8 +112,18 @@ def _fits(config: RunConfig, site: Site, nodes: int, ranks: int, vocab: int) -> 
     return memory is None or room is None or fullest(memory).peak <= room * HEADROOM
 
 
-def choose_queue(site: Site, request: Request) -> str | None:
-    return request.queue or site.default_queue
+def choose_queue(loaded: Loaded, site: Site, request: Request, ranks: int, vocab: int) -> str | None:
+    """``--queue``, else the first of the site's default queues that takes the job, else the first of them."""
+    if request.queue is not None or not site.default_queue:
+        return request.queue
+    if len(site.default_queue) == 1:
+        return site.default_queue[0]
+    return next((name for name in site.default_queue if _takes(loaded, site, request, name, ranks, vocab)), site.default_queue[0])
+
+
+def _takes(loaded: Loaded, site: Site, request: Request, queue: str, ranks: int, vocab: int) -> bool:
+    nodes = choose_nodes(loaded, site, request, queue, ranks, vocab)
+    return nodes.value is not None and choose_walltime(site, queue, request, nodes.value).problem is None
 
 
 def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int) -> Decision:
@@ -126,23 +136,34 @@ def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int)
             "" if request.walltime_s else "walltime: not given and no limit known, so the queue's own default; --time 2h sets it"
         )
         return Decision(value=request.walltime_s, reason=reason)
-    limit = next((node_bin for node_bin in known.bins if node_bin.min_nodes <= nodes <= node_bin.max_nodes), None)
+    limit = known.bin_of(nodes)
     if limit is None:
-        fix = f"it takes {ranges(known.bins)}: change --nodes or --queue"
+        fix = f"it takes {ranges(known.bins)}: change --nodes or --queue{_other_queues(site, nodes, request.walltime_s)}"
         where = "--nodes" if request.nodes is not None else "--queue"
         return Decision(problem=Problem(where, f"queue {queue} takes no job of {nodes} nodes", fix))
-    if request.walltime_s is not None and request.walltime_s > limit.walltime:
-        wrong = (
-            f"{show_walltime(request.walltime_s)} is beyond the {show_walltime(limit.walltime)} of queue {queue}"
-            f" for {count(nodes, 'node')}"
-        )
-        return Decision(problem=Problem("--time", wrong, f"write --time {show_walltime(limit.walltime)} or less"))
+    most_s = limit.limit_s(nodes)
+    if request.walltime_s is not None and request.walltime_s > most_s:
+        asked, most = show_walltime(request.walltime_s), show_walltime(most_s)
+        wrong = f"{asked} is beyond the {most} of queue {queue} for {_nodes(limit, nodes)}"
+        fix = f"write --time {most} or less{_other_queues(site, nodes, request.walltime_s)}"
+        return Decision(problem=Problem("--time", wrong, fix))
     if request.walltime_s is not None:
         return Decision(value=request.walltime_s)
-    return Decision(
-        value=limit.walltime,
-        reason=f"walltime: {show_walltime(limit.walltime)}, the limit of queue {queue} for {count(nodes, 'node')}",
-    )
+    reason = f"walltime: {show_walltime(most_s)}, the limit of queue {queue} for {_nodes(limit, nodes)}"
+    return Decision(value=most_s, reason=reason)
+
+
+def _nodes(limit: NodeBin, nodes: int) -> str:
+    """``4 nodes``, with the node-hours where those are what limits them."""
+    shown = count(nodes, "node")
+    return shown if limit.node_hours is None else f"{shown} ({limit.node_hours:g} node-hours)"
+
+
+def _other_queues(site: Site, nodes: int, walltime_s: int | None) -> str:
+    """The queues of a site that would take the job, in words."""
+    taking = [(name, queue.bin_of(nodes)) for name, queue in (site.queues or {}).items()]
+    names = [name for name, limit in taking if limit is not None and (walltime_s or 0) <= limit.limit_s(nodes)]
+    return f"; --queue {' or '.join(names)} takes such a job" if names else ""
 
 
 def solve_layout(loaded: Loaded, site: Site, world: int, vocab: int) -> tuple[Layout | None, BatchSizes | None, list[Problem]]:

@@ -28,7 +28,9 @@ def default_notes(loaded: Loaded, site: Site, request: Request, account: Account
     if account.name is not None and request.account is None:
         yield f"account: {account.name}, from {account.place}"
     if queue is not None and request.queue is None:
-        yield f"queue: {queue}, the default of {site.name}"
+        names = site.default_queue
+        several = f" ({', '.join(names)}: the first that takes the job)" if len(names) > 1 else ""
+        yield f"queue: {queue}, the default of {site.name}{several}"
     takes = SCHEDULERS[site.scheduler].takes
     unused = [key for key in ("account", "comment") if key not in takes]
     given = [key for key, section in KEYS.items() if section == "launch" and key in loaded.places]

@@ -111,7 +111,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
         problems.append(missing(site, "node.gpus", "the GPUs of a node", "4"))
         problems += check_directives(site, request, request.queue)
         return Planned(plan=None, problems=(*problems, *check_model(loaded, site, vocab)))
-    queue = choose_queue(site, request)
+    queue = choose_queue(loaded, site, request, ranks, vocab)
     problems += check_directives(site, request, queue)
     nodes = choose_nodes(loaded, site, request, queue, ranks, vocab)
     walltime = choose_walltime(site, queue, request, nodes.value or 1)
@@ -222,7 +222,8 @@ def _env(site: Site, nodes: int, gpus: int, cores: int | None) -> tuple[tuple[st
     if gpus and site.node.local_disk is not None:
         chosen["TRITON_CACHE_DIR"] = EnvValue(value=f"{site.node.local_disk}/triton", expand=True)  # a rank compiles: not on NFS
     if site.network.interface is not None:
-        for name in ("GLOO_SOCKET_IFNAME", *(("NCCL_SOCKET_IFNAME",) if gpus else ())):
+        nccl = gpus and site.node.accelerator != "xpu"
+        for name in ("GLOO_SOCKET_IFNAME", *(("NCCL_SOCKET_IFNAME",) if nccl else ())):
             chosen[name] = EnvValue(value=site.network.interface)
     for name, values in site.env.items():
         for value in values:

@@ -1,28 +1,29 @@
-"""What is known about one machine: frozen types, and the loader of ``sites/NAME.yml``.
+"""What is known about one machine: frozen types.  Changes when another fact about a machine matters.
 
 A fact that is not known is null, never guessed; the plan names the ones it misses.  No scheduler, launcher or container asks for
-a site's name: a new machine is one file.
+a site's name: a new machine is one file, which site_files.py reads.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from neox_hpc.containers import CONTAINERS, is_fetched
-from neox_hpc.errors import Problem, UserError
 from neox_hpc.launchers import LAUNCHERS, cores_of, split_args
-from neox_hpc.marked_yaml import NOTHING, Marked, assign, located, merged, read_marked
 from neox_hpc.schedulers import SCHEDULERS
-from neox_hpc.share import share
 
-Accelerator = Literal["cpu", "cuda", "rocm"]
+Accelerator = Literal["cpu", "cuda", "rocm", "xpu"]
+"""What torch calls the devices; ROCm's GPUs answer to torch.cuda too."""
+Arch = Literal["x86_64", "aarch64", "ppc64le"]
+Dtype = Literal["fp32", "fp16", "bf16"]
+Status = Literal["run for real", "from documentation", "community"]
+"""How a profile came to be: jobs of it ran; written from the site's own pages; written from users' scripts."""
+
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _CORES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
@@ -53,11 +54,27 @@ def show_walltime(seconds: int) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
-Walltime = Annotated[int, BeforeValidator(lambda value: read_walltime(value if isinstance(value, str) else str(value)))]
+Walltime = Annotated[
+    int,
+    BeforeValidator(lambda value: read_walltime(value if isinstance(value, str) else str(value)), json_schema_input_type=str),
+]
 
 
 class _Facts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _is_regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression ({error}): write one of Python's") from None
+    return text
+
+
+Regex = Annotated[
+    str, BeforeValidator(lambda value: _is_regex(value) if isinstance(value, str) else value, json_schema_input_type=str)
+]
 
 
 class Node(_Facts):
@@ -66,38 +83,52 @@ class Node(_Facts):
     gpus: int | None = Field(default=None, ge=0, description="Devices that torch sees (GCDs on MI250X); 0: none.")
     accelerator: Accelerator | None = Field(default=None, description="What the devices are; cpu goes with gpus: 0.")
     gpu_name: str | None = None
+    gpu_arch: str | None = Field(default=None, description="What kernels are compiled for: sm_80, gfx90a, pvc.")
     gpu_memory_gib: float | None = Field(default=None, gt=0)
+    dtypes: tuple[Dtype, ...] | None = Field(
+        default=None, strict=False, description="Types whose matrix products the devices compute in hardware; null: not checked."
+    )
+    arch: Arch | None = Field(default=None, description="Of the CPUs: an image must be built for it.")
     cores: int | None = Field(default=None, ge=1, description="Cores that a job may use (after reserved ones).")
+    reserved_cores: str | None = Field(default=None, description="Cores kept for the system, as '0,8,16': no rank is bound to one.")
+    threads_per_core: int | None = Field(default=None, ge=1)
     memory_gib: float | None = Field(default=None, gt=0)
     cpu_ranks: int = Field(default=1, ge=1, description="Ranks of a node without GPUs.")
     cpu_masks: tuple[str, ...] | None = Field(
         default=None, strict=False, description="Cores of each local rank, in the order of the GPUs: '49-55', '57-63', …"
     )
+    nics: tuple[str, ...] | None = Field(
+        default=None, strict=False, description="The network card next to each GPU, in the order of the GPUs: mlx5_0, mlx5_0, …"
+    )
     local_disk: str | None = Field(
         default=None, description="The job's directory on the node's own disk, ${NAME} expands: kernels are cached there."
     )
 
-    @field_validator("cpu_masks")
+    @field_validator("cpu_masks", "reserved_cores")
     @classmethod
-    def _cores(cls, masks: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for mask in masks or ():
+    def _cores(cls, masks: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        for mask in (masks,) if isinstance(masks, str) else masks or ():
             if not _CORES.fullmatch(mask):
                 raise ValueError(f"{mask!r} is no list of cores: write e.g. '49-55' or '0-3,8-11'")
         return masks
 
     @model_validator(mode="after")
     def _fits(self) -> Node:
-        if self.gpus == 0 and self.accelerator in ("cuda", "rocm"):
+        if self.gpus == 0 and self.accelerator not in (None, "cpu"):
             raise ValueError(f"accelerator {self.accelerator} on a node without GPUs: write accelerator: cpu")
         if self.gpus and self.accelerator == "cpu":
-            raise ValueError(f"accelerator cpu on a node with {self.gpus} GPUs: write cuda or rocm, or gpus: 0")
+            raise ValueError(f"accelerator cpu on a node with {self.gpus} GPUs: write cuda, rocm or xpu, or gpus: 0")
         if self.cpu_masks is not None and self.gpus is not None and len(self.cpu_masks) != self.ranks:
             raise ValueError(f"cpu_masks has {len(self.cpu_masks)} entries for {self.ranks} ranks a node")
+        if self.nics is not None and self.gpus is not None and len(self.nics) != self.gpus:
+            raise ValueError(f"nics has {len(self.nics)} entries for {self.gpus} GPUs: name the card of each, in their order")
         named = [core for mask in self.cpu_masks or () for core in cores_of(mask)]
         if len(set(named)) != len(named):
             raise ValueError("cpu_masks names a core twice: give every rank cores of its own")
         if self.cores is not None and len(named) > self.cores:
             raise ValueError(f"cpu_masks names {len(named)} cores and a job may use {self.cores}: correct one of them")
+        if taken := sorted(set(named) & set(cores_of(self.reserved_cores) if self.reserved_cores else ())):
+            raise ValueError(f"cpu_masks names {', '.join(map(str, taken))} of reserved_cores: leave them to the system")
         return self
 
     @property
@@ -106,12 +137,24 @@ class Node(_Facts):
         return None if self.gpus is None else self.gpus or self.cpu_ranks
 
 
+class Speed(_Facts):
+    """The constants of the step-time model: peaks, as published, without sparsity."""
+
+    peak_tflops: dict[Dtype, float] | None = Field(default=None, description="Of one device (a GCD, a tile), by type.")
+    memory_gb_s: float | None = Field(default=None, gt=0, description="Of one device's own memory.")
+    gpu_link_gb_s: float | None = Field(
+        default=None, gt=0, description="Between two devices of a node, one direction, the slowest pair."
+    )
+    node_link_gb_s: float | None = Field(default=None, gt=0, description="Into the network, one direction, all cards of a node.")
+
+
 class NodeBin(_Facts):
     """A queue's time limit for a range of node counts."""
 
     min_nodes: int = Field(default=1, ge=1)
     max_nodes: int = Field(ge=1)
-    walltime: Walltime = Field(description="Seconds; a file writes 2h or '02:00:00'.")
+    walltime: Walltime | None = Field(default=None, description="Seconds; a file writes 2h or '02:00:00'.")
+    node_hours: float | None = Field(default=None, gt=0, description="Nodes x hours: the time limit falls as the nodes grow.")
 
     @model_validator(mode="after")
     def _fits(self) -> NodeBin:
@@ -119,7 +162,14 @@ class NodeBin(_Facts):
             raise ValueError(
                 f"a bin from {self.min_nodes} to {self.max_nodes} nodes is empty: write max_nodes of at least min_nodes"
             )
+        if self.walltime is None and self.node_hours is None:
+            raise ValueError("a bin without a limit: write walltime or node_hours")
         return self
+
+    def limit_s(self, nodes: int) -> int:
+        """The longest job of that many nodes, in seconds."""
+        limits = [self.walltime, None if self.node_hours is None else int(self.node_hours * 3600 / nodes)]
+        return min(limit for limit in limits if limit is not None)
 
 
 class Queue(_Facts):
@@ -128,6 +178,7 @@ class Queue(_Facts):
     partition: str | None = Field(
         default=None, description="What the scheduler calls it, where that differs: a quality of service of another queue."
     )
+    counts: Literal["nodes", "gpus"] = Field(default="nodes", description="What a chunk of PBS's select is in this queue.")
     bins: tuple[NodeBin, ...] = Field(default=(), strict=False, description="In the order of their node counts.")
     directives: tuple[str, ...] = Field(
         default=(), strict=False, description="Arguments that only this queue needs, e.g. '--qos=debug'."
@@ -140,6 +191,10 @@ class Queue(_Facts):
             if upper.min_nodes <= lower.max_nodes:
                 raise ValueError(f"the bins meet at {upper.min_nodes} nodes: write them in order, each beginning after the last")
         return bins
+
+    def bin_of(self, nodes: int) -> NodeBin | None:
+        """The bin that takes that many nodes."""
+        return next((node_bin for node_bin in self.bins if node_bin.min_nodes <= nodes <= node_bin.max_nodes), None)
 
 
 class EnvValue(_Facts):
@@ -162,7 +217,21 @@ def _env_values(written: Any) -> Any:
     return [written] if isinstance(written, Mapping) else written
 
 
-EnvValues = Annotated[tuple[EnvValue, ...], Field(strict=False), BeforeValidator(_env_values)]
+EnvValues = Annotated[
+    tuple[EnvValue, ...],
+    Field(strict=False),
+    BeforeValidator(_env_values, json_schema_input_type=str | EnvValue | tuple[EnvValue, ...]),
+]
+
+Names = Annotated[
+    tuple[str, ...],
+    Field(strict=False),
+    BeforeValidator(
+        lambda written: (written,) if isinstance(written, str) else () if written is None else written,
+        json_schema_input_type=str | tuple[str, ...] | None,
+    ),
+]
+"""One name, or several in the order in which they are tried."""
 
 
 class Modules(_Facts):
@@ -174,13 +243,20 @@ class Modules(_Facts):
 
 
 class Network(_Facts):
-    """How ranks reach each other."""
+    """How ranks reach each other, and the world."""
 
     interface: str | None = Field(default=None, description="Interface of the fast network, for NCCL and gloo (hsn0,hsn1; ib0).")
     host_suffix: str = Field(default="", pattern=r"^[A-Za-z0-9.-]*$", description="Appended to host names to reach that network.")
     address: Literal["name", "ip"] = Field(
         default="name",
         description="What the ranks call the first node: its name in the hostfile, or the `hostname -i` of that node.",
+    )
+    internet: Literal["none", "proxy", "direct"] | None = Field(
+        default=None, description="How compute nodes reach the internet (W&B, downloads)."
+    )
+    fabric: str | None = Field(default=None, description="The network, and the plug-in by which NCCL or RCCL uses it; in words.")
+    allreduce_gb_s: float | None = Field(
+        default=None, gt=0, description="Bus bandwidth of a large all-reduce between nodes that the site has measured."
     )
 
 
@@ -272,6 +348,29 @@ WAYS = (("software", "python"), ("software", "venv"), ("software", "conda"), ("s
 """The ways to say what the ranks run in.  A site has one of them: an upper layer's takes the place of a lower one's."""
 
 
+class AccountForm(_Facts):
+    """What the accounts of a site look like."""
+
+    regex: Regex = Field(description="The whole name matches it.")
+    words: str = Field(description="The same for a reader: 'a name that ends in _g'.")
+
+
+class Detect(_Facts):
+    """One sign that this is the machine: a variable, a file, or the name of the host."""
+
+    env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="A variable that the site sets.")
+    file: str | None = Field(default=None, pattern=r"^/", description="A file that is only there.")
+    host: Regex | None = Field(default=None, description="The whole host name matches it.")
+    matches: Regex | None = Field(default=None, description="Somewhere in the variable's or the file's text; null: that it exists.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Detect:
+        given = [name for name in ("env", "file", "host") if getattr(self, name) is not None]
+        if len(given) != 1 or (given == ["host"] and self.matches is not None):
+            raise ValueError("a sign is one of env, file (each with or without matches) and host: write one of them")
+        return self
+
+
 class Site(_Facts):
     """One machine."""
 
@@ -279,17 +378,26 @@ class Site(_Facts):
     file: str = Field(default="", description="Where it was read; set by the loader.")
     title: str = ""
     url: str = ""
+    status: Status | None = Field(default=None, description="How the profile came to be.")
     here: bool = Field(
         default=False, description="The machine that runs neox-hpc: null facts of node and software are read from it."
+    )
+    login_hosts: tuple[str, ...] = Field(default=(), strict=False, description="Where one logs in.")
+    detect: tuple[Detect, ...] = Field(
+        default=(), strict=False, description="How the machine is told from others, best sign first."
     )
     scheduler: str
     launcher: str
     container: ContainerRuntime = ContainerRuntime()
     node: Node = Node()
+    speed: Speed = Speed()
     max_nodes: int | None = Field(default=None, ge=1)
     queues: dict[str, Queue] | None = Field(default=None, description="Null: not known, any name is passed on.")
-    default_queue: str | None = None
+    default_queue: Names = Field(
+        default=(), description="Taken where no queue is asked for; of several the first that takes the job."
+    )
     needs_account: bool = False
+    account_form: AccountForm | None = None
     gpu_directive: str | None = Field(
         default=None, description="How GPUs are asked for, with {gpus}; null: the scheduler's usual way; '': not."
     )
@@ -308,6 +416,9 @@ class Site(_Facts):
     modules: Modules = Modules()
     env: dict[str, EnvValues] = Field(default_factory=dict)
     network: Network = Network()
+    scratch: str | None = Field(
+        default=None, description="The file system for runs and data, with [project] and [user] to fill in."
+    )
     software: Software = Software()
     find: dict[str, str] = Field(default_factory=dict, description="Fact that is not known -> the command that tells it.")
     sources: dict[str, str] = Field(
@@ -347,8 +458,9 @@ class Site(_Facts):
 
     @model_validator(mode="after")
     def _fits(self) -> Site:
-        if self.default_queue is not None and self.queues is not None and self.default_queue not in self.queues:
-            raise ValueError(f"default_queue {self.default_queue!r} is not among queues: write one of {', '.join(self.queues)}")
+        for name in self.default_queue:
+            if self.queues is not None and name not in self.queues:
+                raise ValueError(f"default_queue {name!r} is not among queues: write one of {', '.join(self.queues)}")
         ways = [(section, key) for section, key in WAYS if getattr(getattr(self, section), key) is not None]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(map('.'.join, ways))} both say what the ranks run in: write one of them")
@@ -361,183 +473,3 @@ class Site(_Facts):
     def way(self) -> tuple[str, str] | None:
         """Which one of WAYS is given."""
         return next((way for way in WAYS if getattr(getattr(self, way[0]), way[1]) is not None), None)
-
-
-def site_folders(home: Path | None = None) -> tuple[Path, ...]:
-    """Where names are looked up, first one first: the user's own, then the shipped ones."""
-    return ((home or Path.home()) / ".config" / "neox-hpc" / "sites", share("sites"))
-
-
-def list_sites(home: Path | None = None) -> dict[str, Path]:
-    """Name -> file of every site that can be named."""
-    found: dict[str, Path] = {}
-    for folder in site_folders(home):
-        for path in sorted(folder.glob("*.yml")) if folder.is_dir() else ():
-            found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
-
-
-def load_site(
-    name_or_path: str | Path,
-    sets: Sequence[str] = (),
-    *,
-    cwd: Path | None = None,
-    home: Path | None = None,
-    own: Marked = NOTHING,
-) -> Site:
-    """Read a site by name or path, with its ``extends:``, what its user says of it (``own``), and ``--site-set`` texts.
-
-    Raises:
-        UserError: holding every problem found.
-    """
-    path = _find(str(name_or_path), cwd or Path.cwd(), home)
-    base = _read(path, home, ())
-    changes = assign(sets, "--site-set")
-    problems = [*base.problems, *own.problems, *changes.problems]
-    if problems:
-        raise UserError(problems)
-    places = {**base.places, **own.places, **changes.places}
-    values = _over(_over(base.values, own.values), changes.values) | {"name": path.stem, "file": str(path)}
-    try:
-        return Site.model_validate(values)
-    except ValidationError as error:
-        raise UserError(_problem(details, places, str(path)) for details in error.errors()) from None
-
-
-def site_name(name_or_path: str) -> str:
-    """The name of the site that a text names or leads to."""
-    return Path(name_or_path).stem if _is_path(name_or_path) else name_or_path
-
-
-def _find(text: str, cwd: Path, home: Path | None) -> Path:
-    if _is_path(text):
-        path = cwd / Path(text).expanduser()
-        if path.is_file():
-            return path
-        raise UserError(Problem(f"--site {text}", f"no such file: {path}", "check the path; `neox-hpc sites list` shows the names"))
-    known = list_sites(home)
-    if text in known:
-        return known[text]
-    near = difflib.get_close_matches(text, known, n=1)
-    fix = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}; or give the path of a site file"
-    raise UserError(Problem(f"--site {text}", "no such site", fix))
-
-
-def _is_path(text: str) -> bool:
-    return "/" in text or text.endswith((".yml", ".yaml"))
-
-
-def _read(path: Path, home: Path | None, seen: tuple[Path, ...]) -> Marked:
-    own = read_marked(path, str(path))
-    if named := [key for key in ("name", "file") if key in own.values]:
-        return Marked(problems=(Problem(located(own.places, named[0]), "is taken from the file's own name", "remove it"),))
-    parent = own.values.get("extends")
-    if parent is None or own.problems:
-        return own
-    where = located(own.places, "extends")
-    if path in seen:
-        return Marked(problems=(Problem(where, "extends itself, by way of others", "break the circle"),))
-    try:
-        found = share("sites") / path.name if parent == path.stem else _find(str(parent), path.parent, home)
-        lower = _read(found, home, (*seen, path))
-    except UserError as error:
-        return Marked(problems=tuple(Problem(where, p.wrong, p.fix) for p in error.problems))
-    values = {key: value for key, value in own.values.items() if key != "extends"}
-    return Marked(_over(lower.values, values), {**lower.places, **own.places}, lower.problems)
-
-
-def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """One layer over another; the upper one's way to software takes the place of the lower one's."""
-    if any(_section(upper, section).get(key) is not None for section, key in WAYS):
-        unsaid = {section: {k: v for k, v in _section(lower, section).items() if (section, k) not in WAYS} for section, _ in WAYS}
-        lower = {**lower, **{section: facts for section, facts in unsaid.items() if isinstance(lower.get(section), Mapping)}}
-    return merged(lower, upper)
-
-
-def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = values.get(name)
-    return section if isinstance(section, Mapping) else {}
-
-
-def check_site(site: Site) -> Iterator[Problem]:
-    """What a profile that loads still lacks: a source for every fact, a way to find every open one."""
-    for fact, value in iter_facts(site):
-        if value is None and fact in _NEEDED and not site.here and fact not in site.find:
-            fix = f"add under find: `{fact}: the command that tells it`"
-            yield Problem(f"{site.file}  {fact}", "is not known, and nothing says how to find it", fix)
-        if value is not None and not source_of(site, fact):
-            yield Problem(f"{site.file}  {fact}", "has no source", f"add under sources: `{fact}: where it stands, and the date`")
-    known = {fact for fact, value in iter_facts(site) if value is not None}
-    for fact in site.find:
-        if fact in known:
-            yield Problem(f"{site.file}  find.{fact}", f"{fact} is known", "remove the line")
-
-
-def iter_facts(site: Site) -> Iterator[tuple[str, Any]]:
-    """Every fact that is given, or null where it is needed, by its dotted name."""
-    given = _flat(site.model_dump(exclude=_WORDS, exclude_defaults=True))
-    yield from given.items()
-    chosen = {"software.python"} if site.way is not None else set()
-    yield from ((fact, None) for fact in _NEEDED if fact not in given and fact not in chosen)
-
-
-def source_of(site: Site, fact: str) -> str:
-    """The source of a fact, or of the section it stands in."""
-    parts = fact.split(".")
-    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((site.sources[name] for name in names if name in site.sources), "")
-
-
-_WORDS = {"name", "file", "title", "url", "here", "sources", "find"}
-"""What is said about a profile and not about its machine."""
-_NEEDED = ("node.gpus", "node.cores", "software.python")
-"""Facts without which a job is not whole."""
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
-
-
-_EXPECTED = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "dict_type": "key: value",
-    "model_type": "key: value",
-    "tuple_type": "a list",
-}
-
-
-def _problem(details: Any, places: Mapping[str, str], file: str) -> Problem:
-    location = [str(part) for part in details["loc"]]
-    where = located(places, ".".join(location), file) if location else file
-    if details["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
-        return Problem(
-            where, "unknown key", f"did you mean {near[0]}?" if near else "remove it; `neox-hpc sites show slurm` has all keys"
-        )
-    if details["type"] == "missing":
-        return Problem(where, "is required and absent", f"add {location[-1]}: …")
-    if details["type"] == "value_error":
-        wrong, _, fix = str(details["ctx"]["error"]).partition(": ")
-        return Problem(where, wrong, fix)
-    if details["type"] in _EXPECTED:
-        return Problem(where, f"expected {_EXPECTED[details['type']]}, got {details['input']!r}")
-    return Problem(where, f"{details['msg'][0].lower()}{details['msg'][1:]}, got {details['input']!r}")
-
-
-def _known_keys(location: Sequence[str]) -> list[str]:
-    """The keys of the section at a location; lists and tables of sections are passed through."""
-    sections: dict[str, type[BaseModel]] = {"queues": Queue, "bins": NodeBin, "env": EnvValue}
-    model: type[BaseModel] = Site
-    for part in location:
-        field = model.model_fields.get(part)
-        if part in sections:
-            model = sections[part]
-        elif field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-    return list(model.model_fields)

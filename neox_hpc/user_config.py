@@ -1,4 +1,4 @@
-"""``~/.config/neox-hpc/config.yml``: what is the user's own at a site.  Changes when something else may be said there.
+"""``~/.config/neox-hpc/``: what is the user's own at a site, and own sites.  Changes when something else is kept there.
 
 sites:
   mysite: {account: ABC123, venv: /project/ABC123/env}
@@ -68,6 +68,23 @@ def _facts(site: str, own: dict[str, Any], read: Marked) -> Marked:
             place = located(read.places, f"sites.{site}.{key}").split("  ")[0]
             return Marked({section: {fact: own[key]}}, {f"{section}.{fact}": place})
     return NOTHING
+
+
+def write_own_site(path: Path, text: str) -> None:
+    """A new site file of the user's own.
+
+    Raises:
+        UserError: there is one already, or it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        fix = "take another name, remove the file, or write --stdout and compare"
+        raise UserError(Problem(str(path), "exists, and nothing is overwritten", fix)) from None
+    except OSError as error:
+        raise UserError(Problem(str(path), f"cannot be written: {error.strerror}", "write --stdout")) from None
 
 
 def _check(read: Marked) -> list[Problem]:

@@ -11,7 +11,8 @@ from neox_hpc.probe import Facts, Machine
 from neox_hpc.request import Request
 from neox_hpc.settings import Loaded, load_config
 from neox_hpc.share import share
-from neox_hpc.site import Site, load_site
+from neox_hpc.site import Site
+from neox_hpc.site_files import load_site
 from neox_hpc.vocabulary import RunConfig
 
 GOLDEN = Path(__file__).parent / "golden"

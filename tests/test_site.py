@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from neox_hpc.errors import UserError
-from neox_hpc.site import EnvValue, Site, check_site, list_sites, load_site, read_walltime, show_walltime
+from neox_hpc.launchers.srun import core_mask
+from neox_hpc.share import share
+from neox_hpc.site import EnvValue, NodeBin, read_walltime, show_walltime
+from neox_hpc.site_facts import check_site
+from neox_hpc.site_files import file_schema, list_sites, load_site
+from neox_hpc.site_table import PAGE_COMMAND, page
 from tests.desk import Desk, desk
 from tests.planning import SLURM_FACTS
+from tests.test_architecture import GENERIC_SITES as GENERIC
 
 __all__ = ["desk"]
 
@@ -46,9 +53,74 @@ def test_every_fact_of_a_shipped_site_has_a_source_and_every_open_one_a_way_to_f
     assert [str(problem) for problem in check_site(load_site(name))] == []
 
 
-def test_facts_of_a_real_machine_are_dated() -> None:
-    undated = {fact for fact, source in load_site("frontier").sources.items() if not re.search(r"20\d\d-\d\d-\d\d", source)}
+@pytest.mark.parametrize("name", sorted(set(SHIPPED) - GENERIC))
+def test_facts_of_a_real_machine_are_dated(name: str) -> None:
+    undated = {fact for fact, source in load_site(name).sources.items() if not re.search(r"20\d\d-\d\d", source)}
     assert undated == set()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_profile_says_how_it_came_to_be(name: str) -> None:
+    assert load_site(name).status is not None
+
+
+@pytest.mark.parametrize("name", sorted(GENERIC & set(SHIPPED) - {"local"}))
+def test_a_generic_site_guesses_nothing(name: str) -> None:
+    site = load_site(name)
+    node = site.node
+    assert (node.gpus, node.accelerator, node.cores, node.memory_gib, node.dtypes, node.arch) == (None,) * 6
+    assert (site.software.python, site.queues, site.max_nodes, site.network.interface, site.network.internet) == (None,) * 5
+    assert (site.directives, site.launcher_args, site.env, site.default_queue) == ((), (), {}, ())
+
+
+MASKS = {
+    # the hexadecimal masks of LUMI-AI-Guide, 05-multi-gpu-and-node/README.md, in the order of the GPUs
+    "lumi": "0xfe000000000000 0xfe00000000000000 0xfe0000 0xfe000000 0xfe 0xfe00 0xfe00000000 0xfe0000000000",
+    "frontier": "0xfe000000000000 0xfe00000000000000 0xfe0000 0xfe000000 0xfe 0xfe00 0xfe00000000 0xfe0000000000",
+    # the lists that ALCF's pages give to mpiexec --cpu-bind list:
+    "polaris": "24-31:16-23:8-15:0-7",
+    "aurora": "1-8:9-16:17-24:25-32:33-40:41-48:53-60:61-68:69-76:77-84:85-92:93-100",
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(MASKS) & set(SHIPPED)))
+def test_ranks_are_bound_as_the_machines_own_pages_bind_them(name: str) -> None:
+    masks = load_site(name).node.cpu_masks
+    assert masks is not None
+    written = " ".join(map(core_mask, masks)) if MASKS[name].startswith("0x") else ":".join(masks)
+    assert written == MASKS[name]
+
+
+def test_every_file_fits_the_json_schema(tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="pip install -e '.[test]'")
+    check = jsonschema.Draft202012Validator(file_schema())
+    for path in sorted(share("sites").rglob("*.yml")):
+        assert [error.message for error in check.iter_errors(yaml.safe_load(path.read_text()))] == [], path
+
+
+def test_the_json_schema_refuses_what_the_loader_refuses() -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="pip install -e '.[test]'")
+    check = jsonschema.Draft202012Validator(file_schema())
+    for wrong in (
+        "gpuz: 4",
+        "node: {gpus: four}",
+        "name: x",
+        "status: tried",
+        "env: {A: 1}",
+        "queues: {a: {bins: [{walltime: 2h}]}}",
+    ):
+        assert not check.is_valid(yaml.safe_load(wrong)), wrong
+
+
+def test_the_page_of_sites_is_up_to_date() -> None:
+    written = page([load_site(path) for path in SHIPPED.values()])
+    assert (Path(__file__).parents[1] / "docs" / "sites.md").read_text() == written, f"stale: run  {PAGE_COMMAND}"
+
+
+def test_the_page_has_a_line_for_every_machine_and_says_what_is_not_known() -> None:
+    text = page([load_site(path) for path in SHIPPED.values()])
+    assert re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE) == list(SHIPPED)
+    assert "- `slurm`: max_nodes, node.gpus, node.cores" in text
 
 
 def test_what_a_profile_lacks_is_named(tmp_path: Path) -> None:
@@ -70,11 +142,6 @@ def test_sites_check_says_what_it_found(desk: Desk) -> None:
     said = desk("sites", "check", "x.yml", "frontier")
     assert said.code == 2 and "did you mean gpus?" in said.err and "x.yml: 1 problems" in said.out
     assert set(desk("sites", "check", "--json").facts) == set(SHIPPED)
-
-
-def test_generic_slurm_guesses_nothing() -> None:
-    site = load_site("slurm")
-    assert (site.node.gpus, site.node.cores, site.software.python, site.queues, site.max_nodes) == (None,) * 5
 
 
 def test_a_large_machine_can_be_said() -> None:
@@ -100,7 +167,7 @@ def test_site_set_gives_open_facts() -> None:
 def test_own_site_extends_a_shipped_one_and_keeps_its_other_facts(home: Path) -> None:
     path = own(home, "lab", "extends: slurm\nnode: {gpus: 4, accelerator: cuda}\nqueues: {gpu: {}}\ndefault_queue: gpu\n")
     site = load_site("lab", home=home)
-    assert (site.name, site.file, site.scheduler, site.node.gpus, site.default_queue) == ("lab", str(path), "slurm", 4, "gpu")
+    assert (site.name, site.file, site.scheduler, site.node.gpus, site.default_queue) == ("lab", str(path), "slurm", 4, ("gpu",))
     assert list_sites(home)["lab"] == path
 
 
@@ -158,6 +225,18 @@ def test_unknown_names_and_absent_paths_say_what_there_is(tmp_path: Path) -> Non
             "1  queues.a.bins.0: a bin from 4 to 3 nodes is empty /",
         ),
         ("node: {gpus: 4, cpu_masks: [0-7]}", "1  node: cpu_masks has 1 entries for 4 ranks a node / "),
+        (
+            "node: {gpus: 2, cpu_masks: [0-3, 4-7], reserved_cores: '0,4'}",
+            "1  node: cpu_masks names 0, 4 of reserved_cores / leave them to the system",
+        ),
+        ("node: {gpus: 2, nics: [mlx5_0]}", "1  node: nics has 1 entries for 2 GPUs / name the card of each"),
+        ("node: {dtypes: [fp8]}", "1  node.dtypes.0: input should be 'fp32', 'fp16' or 'bf16', got 'fp8'"),
+        ("detect: [{env: A, host: b}]", "1  detect.0: a sign is one of env, file (each with or without matches) and host / "),
+        ("detect: [{host: a, matches: b}]", "1  detect.0: a sign is one of env"),
+        ("detect: [{host: '('}]", "1  detect.0.host: '(' is no regular expression"),
+        ("detect: [{hots: a}]", "1  detect.0.hots: unknown key / did you mean host?"),
+        ("queues: {a: {bins: [{max_nodes: 1}]}}", "1  queues.a.bins.0: a bin without a limit / write walltime or node_hours"),
+        ("status: tried", "1  status: input should be 'run for real', 'from documentation' or 'community', got 'tried'"),
         ("node: {cpu_masks: [all]}", "1  node.cpu_masks: 'all' is no list of cores / write e.g. '49-55' or '0-3,8-11'"),
         ("software: {python: python3}", "1  software.python: 'python3' is not an absolute path / write the result of"),
         ("env: {A B: c}", "1  env: 'A B' is no name of an environment variable / "),
@@ -211,5 +290,21 @@ def test_a_value_for_some_node_counts_applies_to_those_only() -> None:
     assert [nodes for nodes in range(1, 7) if value.applies(nodes)] == [2, 3, 4]
 
 
-def test_the_site_type_documents_itself_as_json_schema() -> None:
-    assert "cpu_masks" in str(Site.model_json_schema())
+def test_what_a_file_knows_need_not_be_found_any_more(home: Path) -> None:
+    own(home, "lab", "extends: slurm\nnode: {gpus: 4}\nmax_nodes: null\nfind: {node.gpus: still}\n")
+    assert {"node.gpus", "max_nodes", "node.cores"} <= set(load_site("lab", home=home).find)
+    own(home, "lab", "extends: slurm\nnode: {gpus: 4}\nmax_nodes: 9\n")
+    assert not {"node.gpus", "max_nodes"} & set(load_site("lab", home=home).find)
+
+
+@pytest.mark.parametrize(("value", "wrong"), [("OFI", True), ("Socket", False), ("{value: OFI, min_nodes: 2}", False)])
+def test_a_plug_in_that_is_forced_on_one_node_is_a_problem(tmp_path: Path, value: str, wrong: bool) -> None:
+    (tmp_path / "x.yml").write_text(f"extends: slurm\nenv: {{NCCL_NET: {value}}}\nsources: {{env: x}}\n")
+    found = [str(problem) for problem in check_site(load_site("x.yml", cwd=tmp_path))]
+    assert any("NCCL_NET: {value: OFI, min_nodes: 2}" in problem for problem in found) == wrong
+
+
+@pytest.mark.parametrize(("nodes", "limit_s"), [(1, 5400), (2, 2700), (3, 1800), (4, 1350)])
+def test_a_limit_in_node_hours_falls_as_the_nodes_grow(nodes: int, limit_s: int) -> None:
+    assert NodeBin(max_nodes=4, node_hours=1.5).limit_s(nodes) == limit_s
+    assert NodeBin.model_validate({"max_nodes": 4, "node_hours": 1.5, "walltime": "30m"}).limit_s(nodes) == min(1800, limit_s)

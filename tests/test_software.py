@@ -11,7 +11,8 @@ import pytest
 from neox_hpc.errors import UserError
 from neox_hpc.probe import Facts
 from neox_hpc.render import render_script
-from neox_hpc.site import UNFINISHED, load_site
+from neox_hpc.site import UNFINISHED
+from neox_hpc.site_files import load_site
 from neox_hpc.user_config import FILE
 from tests.desk import Desk, desk
 from tests.planning import plan, planned, site, wrongs

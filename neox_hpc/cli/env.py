@@ -19,7 +19,7 @@ from neox_hpc.errors import Failure, Problem, UserError
 from neox_hpc.identity import lock_sha256
 from neox_hpc.render import render_venv
 from neox_hpc.share import share
-from neox_hpc.site import load_site
+from neox_hpc.site_files import load_site
 from neox_hpc.user_config import FILE
 
 

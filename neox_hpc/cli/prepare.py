@@ -25,7 +25,8 @@ from neox_hpc.request import Request, read_after, read_early_signal, run_name
 from neox_hpc.rundir import choose_path
 from neox_hpc.schedulers import SCHEDULERS, After, EarlySignal
 from neox_hpc.settings import Loaded, load_config
-from neox_hpc.site import WAYS, Site, list_sites, load_site, read_walltime, site_name
+from neox_hpc.site import WAYS, Site, read_walltime
+from neox_hpc.site_files import list_sites, load_site, site_name
 from neox_hpc.software import bound_paths, image_of
 from neox_hpc.user_config import UserSite, read_user_site
 
@@ -190,10 +191,16 @@ def _collect(problems: list[Problem], load: Callable[[], Value]) -> Value | None
 
 def _site_of(asked: Asked) -> str:
     if asked.site is None:
-        raise UserError(
-            Problem("--site", "no machine is named", f"write --site NAME: one of {', '.join(list_sites())}, or a file's path")
-        )
+        from neox_hpc.cli.sites import detect_here
+
+        found = detect_here()
+        named = f"{found.sign}, so this looks like {found.site}: write --site {found.site}" if found else _named_sites()
+        raise UserError(Problem("--site", "no machine is named", named))
     return asked.site
+
+
+def _named_sites() -> str:
+    return f"write --site NAME: one of {', '.join(list_sites())}, or a file's path"
 
 
 def _as_directory(name: str) -> str:

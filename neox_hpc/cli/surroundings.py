@@ -1,4 +1,4 @@
-"""What step 1 reads of the user's surroundings: time, user, host, git.  Everything after it is given these as values.
+"""What step 1 reads of the user's surroundings: time, user, host, git, signs of a machine.  What follows is given these as values.
 
 Changes when a run records something else about where it came from.
 """
@@ -9,9 +9,13 @@ import getpass
 import os
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neox_hpc import proc
 from neox_hpc.errors import NeoxHpcError
+
+if TYPE_CHECKING:
+    from neox_hpc.site_detect import Surroundings
 
 GIT_TIMEOUT_S = 5.0
 
@@ -32,6 +36,21 @@ def user_name() -> str:
 def host_name() -> str:
     """This machine."""
     return os.uname().nodename
+
+
+def look_around() -> Surroundings:
+    """What tells one machine from another."""
+    from neox_hpc.site_detect import Surroundings
+
+    name = host_name()
+    return Surroundings(variables=os.environ, hosts=tuple(dict.fromkeys((name.partition(".")[0], name))), read=_read_sign)
+
+
+def _read_sign(path: str) -> str | None:
+    try:
+        return "" if os.path.isdir(path) else Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
 
 
 def git_commit(cwd: Path) -> str:
