@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.fakes import flux, lsf, pbs
 from tests.fakes.engine import Line, Refused, read_line, read_table
 from tests.fakes.flux_run import flux_run
 from tests.fakes.hydra import impi, mvapich
@@ -30,6 +31,25 @@ LAUNCHERS: dict[str, tuple[str, Callable[[Line, Machine, Mapping[str, str]], Lau
 }
 TABLE_OF = {"flux": "flux-run"}
 """Where a launcher's table has another name."""
+QUEUES: dict[str, Callable[[Line, Machine, Mapping[str, str]], int]] = {
+    # a command, of which all words may be its name; its table has the same name with dashes
+    "qsub": pbs.qsub,
+    "qstat": pbs.qstat,
+    "qdel": pbs.qdel,
+    "qsig": pbs.qsig,
+    "pbsnodes": pbs.pbsnodes,
+    "bsub": lsf.bsub,
+    "bjobs": lsf.bjobs,
+    "bkill": lsf.bkill,
+    "bqueues": lsf.bqueues,
+    "flux batch": flux.batch,
+    "flux jobs": flux.jobs,
+    "flux cancel": flux.cancel,
+    "flux job kill": flux.kill,
+    "flux hostlist": flux.hostlist,
+    "flux getattr": flux.getattr_,
+    "flux resource list": flux.resource_list,
+}
 
 
 def place(launcher: str, words: list[str], machine: Machine, environ: Mapping[str, str]) -> Launch:
@@ -49,14 +69,13 @@ def install(folder: Path, machine: Machine, *fakes: str) -> None:
     write_machine(machine)
     checkout = Path(__file__).parents[2]
     for fake in fakes:
-        name = (LAUNCHERS[fake][0] if fake in LAUNCHERS else fake).partition(" ")[0]
-        path = folder / name
+        path = folder / (LAUNCHERS[fake][0] if fake in LAUNCHERS else fake).partition(" ")[0]
         lines = (
             f"#!{sys.executable} -I",
             "import sys",
             f"sys.path.insert(0, {str(checkout)!r})",
             "from tests.fakes.program import main",
-            f"main({fake!r}, {str(machine.home)!r})",
+            f"main({fake.partition(' ')[0]!r}, {str(machine.home)!r})",
         )
         path.write_text("\n".join(lines) + "\n")
         path.chmod(0o755)
@@ -77,8 +96,19 @@ def main(fake: str, home: str) -> None:
 
 def run(fake: str, words: list[str], machine: Machine, environ: Mapping[str, str]) -> int:
     """A program's work; its exit status."""
-    if fake == "flux" and words[:1] == ["run"]:
-        return start(machine, place("flux", words[1:], machine, environ))
-    if fake in LAUNCHERS and fake != "flux":
+    if fake == "flux":
+        return _flux(words, machine, environ)
+    if fake in LAUNCHERS:
         return start(machine, place(fake, words, machine, environ))
-    raise Refused(f"{fake}: no such command")
+    return QUEUES[fake](read_line(read_table(fake), words), machine, environ)
+
+
+def _flux(words: list[str], machine: Machine, environ: Mapping[str, str]) -> int:
+    """flux's commands: the words before the first that is none."""
+    if words[:1] == ["run"]:
+        return start(machine, place("flux", words[1:], machine, environ))
+    for command, work in QUEUES.items():
+        name = command.split()
+        if name[0] == "flux" and words[: len(name) - 1] == name[1:]:
+            return work(read_line(read_table(command.replace(" ", "-")), words[len(name) - 1 :]), machine, environ)
+    raise Refused(f"flux: `{' '.join(words[:1])}' is not a flux command.  See 'flux --help'")
