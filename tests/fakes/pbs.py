@@ -1,7 +1,7 @@
 """OpenPBS: qsub, qstat, qdel, qsig, pbsnodes, with the checks of a site's hooks.
 
-Sources: the tables; the variables from qsub(1B), "Environment variables"; a job's life from pbs_mom(8B) and PBS' user guide: a login
-shell reads the path of a copy of the script on its standard input, in the home directory, without the submitter's variables.
+Sources: the tables; the variables from qsub(1B), "Environment variables"; a job's life from pbs_mom(8B) and PBS' user guide:
+a login shell reads the path of a copy of the script on its standard input, at home, without the variables of the submitter.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -38,8 +37,9 @@ class Queue:
         return subprocess.run(argv, input=stdin, env=known | environ, cwd=self.cwd, capture_output=True, text=True, timeout=LIMIT_S)
 
     def script(self, text: str, name: str = "job.sh") -> str:
-        (self.cwd / name).write_text(text)
-        return name
+        path = self.cwd / name
+        path.write_text(text)
+        return str(path)
 
     def wait(self, number: int = 41) -> None:
         """Until a job has ended."""
@@ -73,8 +73,8 @@ def queue_of(name: str, folder: Path) -> Queue:
 
 
 def refused(queue: Queue, *argv: str) -> Refused:
-    """What a command says that does nothing, in this process."""
-    with pytest.raises(Refused) as found, contextlib.chdir(queue.cwd):
+    """What a command says that does nothing; in this process, its scripts named in full."""
+    with pytest.raises(Refused) as found:
         run(argv[0], list(argv[1:]), queue.machine, {"HOME": str(queue.home)})
     assert not (queue.machine.home / "jobs").exists()
     return found.value
@@ -223,9 +223,9 @@ def test_stock_lsf_reads_directives_on_standard_input_only(tmp_path: Path) -> No
     job = find(queue.machine, 41)
     assert job is not None and (job.name, job.host) == ("named", "node1")
     assert (queue.cwd / "out").read_text().split() == ["unset", "4", "node1", "4", "node2"]
-    queue("bsub", f"./{queue.script(text)}")
+    queue("bsub", queue.script(text))
     job = find(queue.machine, 42)
-    assert job is not None and job.name == "./job.sh" and len(job.nodes) == 1
+    assert job is not None and job.name.endswith("/job.sh") and len(job.nodes) == 1
 
 
 def test_bjobs_tells_of_a_job_from_its_queue_to_its_end(tmp_path: Path) -> None:
