@@ -32,7 +32,7 @@ def ask_mpi(environ: MutableMapping[str, str]) -> Ranks:
         ValueError: mpi4py is not installed, or its MPI cannot be loaded.
     """
     try:
-        from mpi4py import MPI  # type: ignore[import-not-found]
+        from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ValueError(f"deepspeed_mpi asks MPI for the ranks, and mpi4py cannot: {error}: pip install mpi4py") from None
     return _place(environ, MPI.COMM_WORLD, MPI.COMM_TYPE_SHARED)

@@ -15,6 +15,7 @@ from typing import Literal
 from neox_hpc.containers import CONTAINERS, is_fetched
 from neox_hpc.decisions import Account, count, queue_of
 from neox_hpc.errors import Problem
+from neox_hpc.launchers import GIVES_ONE_GPU, OWNED, refused_args, split_args
 from neox_hpc.memory import HEADROOM, Memory, fullest, in_gib, stages
 from neox_hpc.outline import Outline
 from neox_hpc.probe import Facts
@@ -140,8 +141,11 @@ _ACCOUNT_FIX = "write --account NAME, or keep it in ~/.config/neox-hpc/config.ym
 
 
 def check_launch(loaded: Loaded, site: Site, ranks: int, nodes: int | None) -> Iterator[Problem]:
-    """GPUs that the configuration counts itself must be those of the plan."""
+    """GPUs that the configuration counts itself must be those of the plan, and the launcher must reach its nodes."""
     launch = loaded.config.launch
+    if site.launcher == "local" and nodes is not None and nodes > 1:
+        wrong = f"{nodes} nodes, and the launcher local starts ranks on its own one"
+        yield Problem(f"{site.file}  launcher", wrong, "write launcher: pdsh, or --nodes 1")
     if launch.num_gpus is not None and launch.num_gpus != ranks:
         wrong = f"num_gpus {launch.num_gpus}, and a node of {site.name} has {ranks} ranks"
         yield Problem(loaded.where("num_gpus"), wrong, f"remove it, or write --site-set node.gpus={launch.num_gpus}")
@@ -150,6 +154,28 @@ def check_launch(loaded: Loaded, site: Site, ranks: int, nodes: int | None) -> I
         wrong = f"global_num_gpus {launch.global_num_gpus}, and {count(nodes, 'node')} of {site.name} have {nodes * ranks} ranks"
         fix = f"remove it, or write --nodes {asked}" if asked and not rest else f"remove it, or make it a multiple of {ranks}"
         yield Problem(loaded.where("global_num_gpus"), wrong, fix)
+
+
+def check_launcher(loaded: Loaded, site: Site, request: Request) -> Iterator[Problem]:
+    """Arguments given to the launcher may not contradict the plan; GPUs are parted only by a launcher that can."""
+    own = loaded.config.own.neox_hpc.launcher_args
+    given = [
+        (f"{site.file}  launcher_args", site.launcher_args),
+        (loaded.where("neox_hpc.launcher_args"), own),
+        ("--launcher-args", request.launcher_args),
+    ]
+    for where, texts in given:
+        try:
+            words = split_args(texts)
+        except ValueError as error:
+            wrong, _, fix = str(error).rpartition(": ")
+            yield Problem(where, wrong, fix)
+            continue
+        for word, fix in refused_args(words, OWNED[site.launcher], masks=bool(site.node.cpu_masks)):
+            yield Problem(where, f"{word} is decided by the plan", fix)
+    if site.gpus_visible == "one" and site.node.gpus and site.launcher not in GIVES_ONE_GPU:
+        wrong = f"the launcher {site.launcher} cannot show each rank one GPU"
+        yield Problem(f"{site.file}  gpus_visible", wrong, "write gpus_visible: all: ranks take the GPU of their local rank")
 
 
 def check_memory(loaded: Loaded, site: Site, outline: Outline) -> tuple[list[Problem], list[str]]:

@@ -14,6 +14,7 @@ from neox_hpc.checks import (
     check_directives,
     check_inputs,
     check_launch,
+    check_launcher,
     check_memory,
     check_model,
     check_software,
@@ -104,6 +105,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     account = choose_account(loaded, site, request)
     problems = [*check_words(site, request), *check_account(loaded, site, account)]
     problems += [*check_inputs(loaded, request, facts), *check_software(site, request, facts)]
+    problems += check_launcher(loaded, site, request)
     problems += [Problem(loaded.where(p.key), p.wrong, p.fix, "untrained") for p in loaded.config.untrained()]
     vocab = facts.vocab_size or published_vocabulary(loaded.config)
     ranks = site.node.ranks

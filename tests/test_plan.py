@@ -443,3 +443,46 @@ def test_a_whole_submit_has_no_problems() -> None:
     there = dict.fromkeys(("/home/user/data/text.bin", "/home/user/data/text.idx", "/home/user/data/tokenizer.json"), True)
     found = planned(site("local"), facts=Facts(exists=there, machine=TWO_CORES.machine))
     assert (found.problems, found.plan is not None) == ((), True)
+
+
+# The launcher ----------------------------------------------------------------------------------------------------------------
+
+
+def test_arguments_of_the_launcher_come_from_site_configuration_and_command_line() -> None:
+    where = slurm('launcher_args=["--mpi=none"]')
+    found = plan(where, keys={"neox_hpc": {"launcher_args": ["--nice 5"]}}, launcher_args=("--comment='a b'",))
+    assert found.step.launcher_args == ("--mpi=none", "--nice", "5", "--comment=a b")
+
+
+def test_arguments_that_the_plan_decides_are_refused_where_they_stand() -> None:
+    where = slurm('launcher_args=["--distribution=cyclic"]')
+    found = planned(where, keys={"neox_hpc": {"launcher_args": ["-n 8"]}}, asked={"launcher_args": ("--export=NONE", "-x 'a")})
+    assert wrongs(found) == [
+        f"{where.file}  launcher_args: --distribution=cyclic is decided by the plan / remove it: ranks of a node are neighbours",
+        "small.yml:14  neox_hpc.launcher_args: -n is decided by the plan / write --nodes",
+        """--launcher-args: "--export=NONE -x 'a": no closing quotation / close the quote""",
+    ]
+
+
+def test_a_launcher_that_cannot_part_gpus_is_not_asked_to() -> None:
+    [wrong] = wrongs(planned(slurm("launcher=openmpi", "gpus_visible=one")))
+    assert "the launcher openmpi cannot show each rank one GPU / write gpus_visible: all" in wrong
+    assert not wrongs(planned(slurm("gpus_visible=one")))
+
+
+def test_the_launcher_of_one_node_is_not_asked_for_two() -> None:
+    [wrong] = wrongs(planned(slurm("launcher=local"), asked={"nodes": 2}))
+    assert "2 nodes, and the launcher local starts ranks on its own one / write launcher: pdsh, or --nodes 1" in wrong
+
+
+@pytest.mark.parametrize(("launcher", "note"), [("srun", ""), ("jsrun", "in a row"), ("pdsh", "binds no ranks to cores")])
+def test_a_map_of_cores_that_is_not_followed_is_told(launcher: str, note: str) -> None:
+    masks = '["0-15", "16-31", "32-47", "48-63"]'
+    notes = [note for note in planned(slurm(f"launcher={launcher}", f"node.cpu_masks={masks}")).notes if "cpu_masks" in note]
+    assert len(notes) == bool(note) and all(note in text for text in notes)
+
+
+def test_ranks_are_told_the_names_of_the_jobs_variables() -> None:
+    names = plan(slurm("env.FOO=bar", 'modules.load=["rocm"]')).step.env
+    assert {"FOO", "MASTER_ADDR", "NEOX_HPC_ATTEMPT_DIR", "LD_LIBRARY_PATH"} <= set(names)
+    assert "LD_LIBRARY_PATH" not in plan(slurm()).step.env

@@ -5,7 +5,9 @@ The fakes record what arrives and behave as they are told; nothing of ours is re
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
 import os
 import shlex
 import shutil
@@ -68,6 +70,11 @@ class Stage:
         output, _ = process.communicate(timeout=20)
         return process.returncode, output
 
+    def program(self, name: str) -> None:
+        """A program of that name that records."""
+        (self.root / "bin" / name).write_text(RECORDER)
+        (self.root / "bin" / name).chmod(0o755)
+
     def argv(self) -> list[str]:
         return (self.root / "record" / "argv").read_text().split("\0")[:-1]
 
@@ -120,6 +127,92 @@ def test_launcher_gets_the_argv_that_its_function_gives_for_that_address_and_por
         assert [Path(arrived[0]).name, *arrived[1:]] == [Path(expected[0]).name, *expected[1:]]
         assert (env["MASTER_ADDR"], env["MASTER_PORT"]) == (address, port or env["MASTER_PORT"])
         assert 10000 <= int(env["MASTER_PORT"]) < 30000
+
+
+BINDING = ("node.cores=4", 'node.cpu_masks=["2-3", "0-1"]')
+
+
+@pytest.mark.parametrize("name", sorted(set(LAUNCHERS) - {"local"}))
+def test_every_launcher_gets_the_argv_that_its_function_gives_for_the_files_of_the_job(stage: Stage, name: str) -> None:
+    job = slurm_job(stage, f"launcher={name}", *BINDING, "launcher_args=[\"--verbose 'a b'\"]")
+    stage.program(LAUNCHERS[name](job.step)[0])
+    status, output = stage.finish(job)
+    assert status == 0, output
+    logs = stage.run / "logs" / "1"
+    files = {"hostfile": str(logs / "hostfile"), "nodefile": str(logs / "nodefile"), "rankfile": str(logs / "rankfile")}
+    here = {"master_addr": "n1", "master_port": "13456", "module_args": (str(stage.run / "run.json"),)}
+    expected = LAUNCHERS[name](dataclasses.replace(job.step, **files, **({} if name == "pdsh" else here)))
+    if name == "pdsh":  # its last word is what the shells of the nodes read, who know the rest by themselves
+        expected[-1] = expand(expected[-1], node_sh=f"'{logs / 'node.sh'}'")
+    assert [Path(stage.argv()[0]).name, *stage.argv()[1:]] == expected
+    assert stage.argv()[stage.argv().index("--verbose") + 1] == "a b"
+
+
+def expand(word: str, **variables: str) -> str:
+    """A word in double quotes, as a shell reads it."""
+    return subprocess.run(["sh", "-c", f'printf %s "{word}"'], env=variables, capture_output=True, text=True, check=True).stdout
+
+
+def test_open_mpi_finds_each_ranks_cores_in_a_file(stage: Stage) -> None:
+    stage.program("mpirun")
+    stage.finish(slurm_job(stage, "launcher=openmpi", *BINDING))
+    assert (stage.run / "logs/1/rankfile").read_text().splitlines() == [
+        "rank 0=n1 slot=2-3",
+        "rank 1=n1 slot=0-1",
+        "rank 2=n2 slot=2-3",
+        "rank 3=n2 slot=0-1",
+    ]
+
+
+def far_node(stage: Stage, number: int, command: str = "") -> subprocess.Popen[str]:
+    """What pdsh asks of a node's shell, in an environment that knows nothing of the job."""
+    command = (command or stage.argv()[-1]).replace("%n", str(number)).replace("%%", "%")
+    clean = {"PATH": os.defpath, "RECORD": str(stage.root / "record"), "HOME": str(stage.root / "home")}
+    return subprocess.Popen([stage.shell, "-c", command], stdin=subprocess.PIPE, env=clean, cwd="/", text=True)
+
+
+def pdsh_job(stage: Stage, **env: str) -> Plan:
+    stage.program("pdsh")
+    return slurm_job(stage, "launcher=pdsh", *(f"env.{name}={value!r}" for name, value in env.items()))
+
+
+def test_pdsh_starts_deepspeeds_launcher_on_a_node_with_the_jobs_variables(stage: Stage) -> None:
+    folder = stage.root / "home/.config/neox-hpc"
+    folder.mkdir(parents=True)
+    (folder / "secrets.env").write_text("WANDB_API_KEY='s3 cret'\n")
+    stage.finish(pdsh_job(stage, EVIL="it's $HOME `id` %n (x2)"))
+    assert (stage.run / "logs/1/node.sh").stat().st_mode & 0o777 == 0o600
+    assert "s3 cret" not in (stage.run / "logs/1/node.sh").read_text()
+    assert far_node(stage, 1).wait(timeout=10) == 0
+    words, env = stage.argv(), stage.env()
+    [world] = [word.partition("=")[2] for word in words if word.startswith("--world_info=")]
+    assert json.loads(base64.urlsafe_b64decode(world)) == {"n1": [0, 1], "n2": [0, 1]}
+    assert words[1:4] == ["-u", "-m", "deepspeed.launcher.launch"] and "--node_rank=1" in words
+    assert words[words.index("--master_addr") :][:4] == ["--master_addr", "n1", "--master_port", "13456"]
+    assert words[-2:] == ["model.train", str(stage.run / "run.json")]
+    assert (env["EVIL"], env["WANDB_API_KEY"]) == ("it's $HOME `id` %n (x2)", "s3 cret")
+    assert (stage.root / "record" / "cwd").read_text().strip() == str(stage.run / "code")
+
+
+@pytest.mark.parametrize("end", ["pdsh is gone", "another node fails"])
+def test_a_node_ends_when(stage: Stage, end: str) -> None:
+    stage.finish(pdsh_job(stage))
+    (stage.root / "record" / "behave").write_text('touch "$RECORD/ready"\nexec sleep 30\n')
+    node = far_node(stage, 0)
+    stage.wait_for_ranks()
+    assert node.stdin is not None
+    if end == "pdsh is gone":
+        node.stdin.close()
+    else:
+        (stage.run / "logs/1/failed-node").mkdir()
+    assert node.wait(timeout=10) == (143 if end == "pdsh is gone" else 0)  # the node that failed has the status that counts
+
+
+def test_the_node_that_fails_first_has_its_status_and_tells_the_others(stage: Stage) -> None:
+    stage.finish(pdsh_job(stage))
+    (stage.root / "record" / "behave").write_text("exit 7\n")
+    command = stage.argv()[-1]
+    assert [far_node(stage, number, command).wait(timeout=10) for number in (1, 0)] == [7, 0]
 
 
 def test_ranks_start_in_the_snapshot_of_the_code(stage: Stage) -> None:
