@@ -28,6 +28,8 @@ from neox_hpc.software import has_software, image_of
 from neox_hpc.vocabulary import Layout, RunConfig
 
 MISSING_ACCOUNT = "MISSING_ACCOUNT"
+DTYPES = {"fp32": "fp32", "fp16": "fp16", "bfloat16": "bf16"}
+"""GPT-NeoX's word for a precision -> what a site calls it."""
 
 
 def check_words(site: Site, request: Request) -> Iterator[Problem]:
@@ -130,6 +132,9 @@ def check_account(loaded: Loaded, site: Site, account: Account) -> Iterator[Prob
         yield Problem(account.place, f"{MISSING_ACCOUNT} is no account: it stands for one that is not given", _ACCOUNT_FIX)
     elif account.name is not None and not scheduler.account.allows(account.name):
         yield _unfit(account.place, account.name, scheduler.account, site)
+    elif account.name is not None and site.account_form and not re.fullmatch(site.account_form.regex, account.name):
+        wrong = f"{account.name!r} is no account that {site.name} takes such jobs from"
+        yield Problem(account.place, wrong, f"give {site.account_form.words}", "here")
     elif account.name is None and site.needs_account:
         wrong = f"{site.name} charges every job to an account and none is given"
         yield Problem("--account", wrong, f"{_ACCOUNT_FIX} (sites: {{{site.name}: {{account: NAME}}}})", "here")
@@ -278,12 +283,32 @@ def check_model(loaded: Loaded, site: Site, vocab: int) -> Iterator[Problem]:
         wrong += "it frees gradients after every micro-batch, and a stage adds them up until the last one (DeepSpeed refuses it)"
         yield Problem(loaded.where("zero_optimization.stage"), wrong, "write stage: 1, or pipe_parallel_size: 1")
     if config.precision == "fp16" and site.node.gpus == 0:
-        where = loaded.where("fp16" if "fp16" in loaded.places else "precision")
+        where = loaded.where(precision_key(loaded))
         yield Problem(where, f"fp16 needs GPUs, and a node of {site.name} has none", "write precision: bfloat16")
     for key in ("zero_quantized_weights", "zero_quantized_gradients"):
         if getattr(config.deepspeed.zero_optimization, key) and site.node.gpus == 0:
             wrong = f"{key} is a CUDA kernel of DeepSpeed's, and a node of {site.name} has no GPU"
             yield Problem(loaded.where(f"zero_optimization.{key}"), wrong, "remove it")
+
+
+def check_devices(loaded: Loaded, site: Site) -> Iterator[Problem]:
+    """What the site's devices cannot do."""
+    node, dtype = site.node, DTYPES[loaded.config.precision]
+    if node.dtypes is not None and dtype not in node.dtypes:
+        where = loaded.where(precision_key(loaded))
+        known = [name for name, short in DTYPES.items() if short in node.dtypes and name != "fp32"]
+        wrong = f"{node.gpu_name or 'the devices'} of {site.name} do not compute in {dtype} (they do in {', '.join(node.dtypes)})"
+        yield Problem(where, wrong, f"write precision: {' or '.join(known or ['fp32'])}, or choose another site")
+    if node.accelerator == "xpu":
+        wrong = f"{site.name} has {node.gpu_name or 'xpu devices'}: the job renders, and this version cannot train on them"
+        yield Problem(f"{site.file}  node.accelerator", wrong, "choose a site with CUDA or ROCm devices", "here")
+
+
+def precision_key(loaded: Loaded) -> str:
+    """The key that says the precision: DeepSpeed's sections do too."""
+    if loaded.config.deepspeed.precision is not None:
+        return "precision"
+    return {"fp16": "fp16", "bfloat16": "bf16"}.get(loaded.config.precision, "precision")
 
 
 def _check_tensor(loaded: Loaded) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from typing import Literal
 from neox_hpc.checks import (
     MISSING_ACCOUNT,
     check_account,
+    check_devices,
     check_directives,
     check_inputs,
     check_launch,
@@ -63,6 +64,8 @@ class Plan:
     comment: str | None
     queue: str | None
     """As the scheduler calls it."""
+    counts: Literal["nodes", "gpus"]
+    """What the queue gives out: whole nodes, or GPUs one by one."""
     walltime_s: int | None
     directives: tuple[str, ...]
     """The site's own, the queue's and the command line's."""
@@ -104,7 +107,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     site, gpu_ids = with_machine(site, facts)
     account = choose_account(loaded, site, request)
     problems = [*check_words(site, request), *check_account(loaded, site, account)]
-    problems += [*check_inputs(loaded, request, facts), *check_software(site, request, facts)]
+    problems += [*check_inputs(loaded, request, facts), *check_software(site, request, facts), *check_devices(loaded, site)]
     problems += check_launcher(loaded, site, request)
     problems += [Problem(loaded.where(p.key), p.wrong, p.fix, "untrained") for p in loaded.config.untrained()]
     vocab = facts.vocab_size or published_vocabulary(loaded.config)
@@ -201,6 +204,7 @@ def _assemble(
         account=account.name or (MISSING_ACCOUNT if site.needs_account else None),
         comment=loaded.config.launch.comment,
         queue=known.partition or queue if known else queue,
+        counts=known.counts if known else "nodes",
         walltime_s=walltime_s,
         directives=(*site.directives, *(known.directives if known else ()), *request.directives),
         after=request.after,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from neox_hpc.errors import UserError
 from neox_hpc.launchers import LAUNCHERS
 from neox_hpc.schedulers import SCHEDULERS, After, asked
-from neox_hpc.site import load_site
+from neox_hpc.site_files import load_site
 from tests.planning import TWO_CORES, planned, scheduled
 from tests.test_templates import Stage, allocation, stage
 

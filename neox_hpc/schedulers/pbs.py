@@ -95,7 +95,7 @@ class Pbs:
             f"-N {plan.name}",
             plan.account and f"-A {plan.account}",
             plan.queue and f"-q {plan.queue}",
-            f"-l select={plan.nodes}{_chunk(plan)}",
+            f"-l select={_select(plan)}",
             not placed and "-l place=scatter",  # else PBS may put several chunks on one node
             plan.walltime_s and f"-l walltime={_clock(plan.walltime_s)}",
             plan.after and f"-W depend={','.join(f'after{after.condition}:{after.job_id}' for after in plan.after)}",
@@ -145,6 +145,11 @@ class Pbs:
 
     def signal_argv(self, job_id: str, signal: str) -> list[str]:
         return ["qsig", "-s", f"SIG{signal}", job_id]
+
+
+def _select(plan: Plan) -> str:
+    """Chunks: a node each, or a GPU each where the queue counts those (its server knows what goes with one)."""
+    return str(plan.nodes * plan.gpus_per_node) if plan.counts == "gpus" else f"{plan.nodes}{_chunk(plan)}"
 
 
 def _chunk(plan: Plan) -> str:

@@ -1,0 +1,173 @@
+"""What a site's facts do to a plan: devices, queues, accounts; and that every shipped site takes every shipped configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neox_hpc.plan import Planned, make_plan
+from neox_hpc.probe import Facts
+from neox_hpc.render import render_script
+from neox_hpc.settings import load_config
+from neox_hpc.share import share
+from neox_hpc.site import Site
+from neox_hpc.site_files import list_sites, load_site
+from tests.planning import TWO_CORES, planned, request, slurm, wrongs
+from tests.test_architecture import GENERIC_SITES
+
+SHIPPED = list_sites(Path("/nonexistent"))
+NOT_TOLD = ("node.gpus=8", "node.accelerator=cuda", "node.cores=64")
+"""What the user of a generic site says."""
+CONFIGS = sorted(
+    str(path.relative_to(share("configs"))) for path in share("configs").rglob("*.yml") if path.name != "local_setup.yml"
+)
+CANNOT = {
+    ("local", "125M.yml"): "a CPU computes no fp16",
+    ("local", "pythia/160M.yml"): "a CPU computes no fp16",
+    ("local", "20B.yml"): "two ranks hold no cut into eight",
+    ("summit", "20B.yml"): "16 GiB do not hold an eighth of 20B",
+    ("summit", "quickstart.yml"): "8 sequences a step cannot be dealt to 6 ranks",
+    ("aurora", "quickstart.yml"): "8 sequences a step cannot be dealt to 12 ranks",
+}
+
+
+def machine(tmp_path: Path, text: str, accelerator: str = "cuda") -> Site:
+    (tmp_path / "lab.yml").write_text(f"extends: slurm\nnode: {{gpus: 4, accelerator: {accelerator}, cores: 64}}\n{text}")
+    return load_site("lab.yml", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_site_takes_every_configuration_with_what_its_file_says(name: str, config: str) -> None:
+    """Generic sites are told the GPUs of a node; nothing else is given, no account, queue, walltime or number of nodes."""
+    where = load_site(SHIPPED[name], NOT_TOLD if name in GENERIC_SITES - {"local"} else ())
+    found = make_plan(load_config([config], cwd=share("configs")), where, request(name="job"), TWO_CORES)
+    if (name, config) in CANNOT:
+        assert found.plan is None and wrongs(found)
+        return
+    assert found.plan is not None, "\n".join(wrongs(found))
+    assert render_script(found.plan).startswith("#!/bin/bash")
+
+
+# Devices ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "where"),
+    [({"precision": "bfloat16"}, "small.yml:14  precision"), ({"bf16": {"enabled": True}}, "small.yml:14  bf16")],
+)
+def test_bf16_on_devices_without_it_is_refused_with_what_they_have(keys: dict[str, Any], where: str) -> None:
+    volta = slurm('node.dtypes=["fp32", "fp16"]', "node.gpu_name=V100")
+    wrong = "V100 of slurm do not compute in bf16 (they do in fp32, fp16) / write precision: fp16, or choose another site"
+    assert wrongs(planned(volta, keys=keys)) == [f"{where}: {wrong}"]
+    for precision in ("fp16", "fp32"):
+        assert planned(volta, keys={"precision": precision}).plan is not None
+    assert planned(slurm('node.dtypes=["fp32", "bf16"]'), keys=keys).plan is not None
+    assert planned(slurm(), keys=keys).plan is not None  # not known: not refused
+
+
+def test_devices_without_16_bit_are_given_fp32() -> None:
+    [wrong] = wrongs(planned(slurm('node.dtypes=["fp32"]'), keys={"precision": "fp16"}))
+    assert "write precision: fp32" in wrong
+
+
+def test_a_job_on_devices_that_cannot_train_yet_renders_and_is_not_submitted(tmp_path: Path) -> None:
+    found = planned(machine(tmp_path, "network: {interface: hsn0}\n", accelerator="xpu"))
+    assert found.plan is not None
+    assert "the job renders, and this version cannot train on them" in "\n".join(wrongs(found, "here"))
+    assert "NCCL_SOCKET_IFNAME" not in dict(found.plan.env) and "GLOO_SOCKET_IFNAME" in dict(found.plan.env)
+
+
+# Queues -----------------------------------------------------------------------------------------------------------------------
+
+QUEUES = """
+default_queue: [prod, small]
+queues:
+  prod: {bins: [{min_nodes: 10, max_nodes: 99, walltime: 6h}]}
+  small: {bins: [{max_nodes: 10, walltime: 1h}]}
+  long: {bins: [{max_nodes: 4, walltime: 72h}]}
+  debug: {bins: [{max_nodes: 4, node_hours: 1.5}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "queue", "walltime_s"),
+    [
+        ({}, "small", 3600),
+        ({"nodes": 9}, "small", 3600),
+        ({"nodes": 10}, "prod", 21600),
+        ({"nodes": 10, "walltime_s": 1800}, "prod", 1800),
+        ({"nodes": 2, "queue": "long"}, "long", 259200),
+        ({"nodes": 1, "queue": "debug"}, "debug", 5400),
+        ({"nodes": 4, "queue": "debug"}, "debug", 1350),
+    ],
+)
+def test_the_first_default_queue_that_takes_the_job_is_taken(
+    tmp_path: Path, asked: dict[str, Any], queue: str, walltime_s: int
+) -> None:
+    found = planned(machine(tmp_path, QUEUES), asked=asked)
+    assert found.plan is not None, wrongs(found)
+    assert (found.plan.queue, found.plan.walltime_s) == (queue, walltime_s)
+    assert ("queue: small, the default of lab (prod, small: the first that takes the job)" in found.notes) == (queue == "small")
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        (
+            {"nodes": 2, "walltime_s": 7200},
+            "--nodes: queue prod takes no job of 2 nodes / it takes 10 to 99 nodes: change --nodes or --queue; --queue long takes",
+        ),
+        (
+            {"nodes": 3, "walltime_s": 3600, "queue": "debug"},
+            "--time: 01:00:00 is beyond the 00:30:00 of queue debug for 3 nodes (1.5 node-hours) / write --time 00:30:00 or less; "
+            "--queue small or long takes such a job",
+        ),
+        ({"nodes": 100}, "--nodes: queue prod takes no job of 100 nodes / it takes 10 to 99 nodes: change --nodes or --queue"),
+    ],
+)
+def test_a_job_that_no_default_queue_takes_is_told_which_would(tmp_path: Path, asked: dict[str, Any], problem: str) -> None:
+    [wrong] = wrongs(planned(machine(tmp_path, QUEUES), asked=asked))
+    assert wrong.startswith(problem)
+
+
+def test_a_queue_that_gives_out_gpus_is_asked_for_gpus(tmp_path: Path) -> None:
+    (tmp_path / "lab.yml").write_text(
+        "extends: pbs\nnode: {gpus: 4, accelerator: cuda, cores: 64}\nqueues: {by-gpu: {counts: gpus}, by-node: {}}\n"
+    )
+    where = load_site("lab.yml", cwd=tmp_path)
+    for queue, select in (("by-gpu", "#PBS -l select=4\n"), ("by-node", "#PBS -l select=1:ncpus=64:mpiprocs=4:ngpus=4\n")):
+        found = planned(where, asked={"queue": queue, "nodes": 1})
+        assert found.plan is not None and select in render_script(found.plan)
+
+
+def test_one_default_queue_is_taken_as_it_is(tmp_path: Path) -> None:
+    found = planned(machine(tmp_path, QUEUES.replace("[prod, small]", "prod")), asked={"nodes": 2})
+    assert "--nodes: queue prod takes no job of 2 nodes" in wrongs(found)[0]
+
+
+# Accounts ---------------------------------------------------------------------------------------------------------------------
+
+FORM = "needs_account: true\naccount_form: {regex: '.+_g', words: an account that ends in _g}\n"
+
+
+def accounts(found: Planned) -> list[str]:
+    return [line for line in wrongs(found, "here") if "software" not in line]
+
+
+def test_an_account_of_another_form_is_told_before_the_job_is(tmp_path: Path) -> None:
+    where = machine(tmp_path, FORM)
+    assert accounts(planned(where, asked={"account": "m1234"})) == [
+        "--account: 'm1234' is no account that lab takes such jobs from / give an account that ends in _g"
+    ]
+    assert accounts(planned(where, asked={"account": "m1234_g"})) == []
+    assert accounts(planned(where, asked={"account": "m1234_gpu"})) != []
+    assert len(accounts(planned(where))) == 1  # none given: said once
+    found = planned(where, asked={"user_account": ("~/config.yml:2", "m1234")})
+    assert accounts(found)[0].startswith("~/config.yml:2: ") and found.plan is not None
+
+
+def test_nothing_is_read_of_this_machine_for_another() -> None:
+    assert planned(slurm(), facts=Facts()).plan is not None
