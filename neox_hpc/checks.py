@@ -63,6 +63,22 @@ def _unfit(where: str, text: str, pattern: Pattern, site: Site) -> Problem:
     return Problem(where, f"{shown!r} does not fit {site.scheduler}{why}", f"use {pattern.words}")
 
 
+def check_hosts(site: Site, facts: Facts, nodes: int | None, ranks: int) -> Iterator[Problem]:
+    """A hostfile against what is planned on its hosts."""
+    if facts.hostfile is None:
+        return
+    yield from facts.hostfile.problems
+    path, hosts = facts.hostfile.path, facts.hostfile.hosts
+    if nodes is not None and hosts and nodes > len(hosts):
+        wrong = f"{count(nodes, 'node')}, and {path} names {count(len(hosts), 'host')}"
+        yield Problem("--nodes", wrong, "ask for fewer, or add hosts")
+    for host in hosts[:nodes]:
+        if host.slots < ranks:
+            wrong = f"{host.name} has {count(host.slots, 'slot')}, and a node of {site.name} runs {count(ranks, 'rank')}"
+            fix = f"write slots={ranks}, or --site-set node.gpus={host.slots}"
+            yield Problem(f"{path}:{host.line}", wrong, fix)
+
+
 FORWARDED = ("USR1", "TERM", "INT")
 """Signals that the job's script passes on to the ranks; any other ends it."""
 

@@ -6,9 +6,11 @@ Changes when a decision is made another way.  Reads nothing.
 from __future__ import annotations
 
 import math
+import os.path
 from dataclasses import dataclass
 
 from neox_hpc.errors import Problem
+from neox_hpc.hostfile import Hostfile
 from neox_hpc.memory import HEADROOM, estimate_memory, fullest, in_gib
 from neox_hpc.outline import device_of, memory_of_rank
 from neox_hpc.request import Request
@@ -52,8 +54,35 @@ def choose_account(loaded: Loaded, site: Site, request: Request) -> Account:
     return next((Account(name=name, place=place) for place, name in filter(None, sources)), Account())
 
 
-def choose_nodes(loaded: Loaded, site: Site, request: Request, queue: str | None, ranks: int, vocab: int) -> Decision:
-    """``--nodes``, else num_nodes, else solved from the batch equation, else the fewest that hold the model's cut and fit."""
+def hostfile_paths(loaded: Loaded, site: Site, request: Request) -> tuple[str, ...]:
+    """Where the hosts of a site without a scheduler may stand, first one first: GPT-NeoX's order, then the site's own file."""
+    if site.hostfile is None:
+        return ()
+    given = (loaded.config.launch.hostfile, request.environment_hostfile, site.hostfile)
+    return tuple(os.path.normpath(os.path.join(request.cwd, path)) for path in given if path)
+
+
+def choose_hostfile(loaded: Loaded, site: Site, request: Request, found: Hostfile | None) -> str | None:
+    """The file that is there; from elsewhere, that of the variable or the site (a configuration's is often a placeholder)."""
+    paths = hostfile_paths(loaded, site, request)
+    if found is not None:
+        return found.path
+    if not paths:
+        return None
+    return paths[-2] if request.environment_hostfile else paths[-1]
+
+
+def choose_nodes(
+    loaded: Loaded,
+    site: Site,
+    request: Request,
+    queue: str | None,
+    ranks: int,
+    vocab: int,
+    hostfile: Hostfile | None = None,
+) -> Decision:
+    """``--nodes``, else num_nodes, else all hosts of a hostfile, else solved from the batch equation, else the fewest that hold the
+    model's cut and fit."""
     config = loaded.config
     if request.nodes is not None and request.nodes < 1:
         return Decision()  # told with the other words of the command line
@@ -63,6 +92,9 @@ def choose_nodes(loaded: Loaded, site: Site, request: Request, queue: str | None
     elif config.launch.num_nodes > 0:
         decision = Decision(value=config.launch.num_nodes, reason=f"nodes: {config.launch.num_nodes}, from num_nodes")
         where = loaded.where("num_nodes")
+    elif hostfile is not None and hostfile.hosts:
+        decision = Decision(value=len(hostfile.hosts), reason=f"nodes: {len(hostfile.hosts)}, all hosts of {hostfile.path}")
+        where = hostfile.path
     else:
         decision = Decision(value=1) if site.max_nodes == 1 else _solve_nodes(loaded, site, queue, ranks, vocab)
         where = loaded.where("train_batch_size") if config.deepspeed.train_batch_size else loaded.where("model_parallel_size")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from neox_hpc import proc
-from neox_hpc.errors import Failure, NeoxHpcError, UserError
+from neox_hpc.errors import Failure, NeoxHpcError, Problem, UserError
 from neox_hpc.rundir import Receipt, RunDir
 from neox_hpc.schedulers import SCHEDULERS, JobState, JobStatus, Scheduler
 
@@ -106,6 +107,40 @@ def signal_job(scheduler: Scheduler, receipt: Receipt, signal: str, environ: Map
     _check_host(scheduler, receipt)
     argv = scheduler.signal_argv(receipt.job_id, signal)
     proc.run(argv, timeout_s=ASK_TIMEOUT_S, environ=scheduler.submit_environment(environ))
+
+
+def try_script(scheduler: Scheduler, script: str, environ: Mapping[str, str]) -> str:
+    """A scheduler's own verdict on a script that it is not given to run.
+
+    Raises:
+        UserError: it refuses the script, or has no such test.
+        NoAnswer: it does not answer.
+    """
+    argv = scheduler.test_argv()
+    if not argv:
+        raise UserError(Problem("--test-only", "this scheduler has no command that tests a script", "--dry-run shows the script"))
+    said = proc.ask(argv, timeout_s=SUBMIT_TIMEOUT_S, environ=scheduler.submit_environment(environ), stdin=script)
+    if said.status != 0:
+        words = (said.stderr.strip() or said.stdout.strip() or f"exit status {said.status}").replace("\n", "\n  ")
+        raise UserError(Problem(shlex.join(argv), words, "mend what it names: it would refuse the job"))
+    return scheduler.parse_test(said.stderr)
+
+
+def read_hosts(scheduler: Scheduler, environ: Mapping[str, str]) -> list[str] | None:
+    """The hosts of the job that this process runs in; ``None`` outside one.
+
+    Raises:
+        UserError, NoAnswer, Failure: the scheduler's command fails, or its file cannot be read.
+    """
+    source = scheduler.hosts_source(environ)
+    if source is None:
+        return None
+    if source.argv:
+        return scheduler.parse_hosts(proc.run(source.argv, timeout_s=ASK_TIMEOUT_S, environ=environ))
+    try:
+        return scheduler.parse_hosts(Path(source.file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Failure(f"{source.file}: cannot be read: {error.strerror}") from None
 
 
 def cancel_job(scheduler: Scheduler, receipt: Receipt, environ: Mapping[str, str]) -> None:

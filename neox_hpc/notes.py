@@ -19,7 +19,7 @@ from neox_hpc.site import Site
 from neox_hpc.software import has_software, image_of
 from neox_hpc.vocabulary import KEYS, BatchSizes, Layout, RunConfig
 
-LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment", "deepspeed_mpi")
+LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment", "deepspeed_mpi", "hostfile")
 """Keys of the section launch that a plan follows; the site's launcher takes the place of the others."""
 
 
@@ -32,7 +32,7 @@ def default_notes(loaded: Loaded, site: Site, request: Request, account: Account
         several = f" ({', '.join(names)}: the first that takes the job)" if len(names) > 1 else ""
         yield f"queue: {queue}, the default of {site.name}{several}"
     takes = SCHEDULERS[site.scheduler].takes
-    unused = [key for key in ("account", "comment") if key not in takes]
+    unused = [key for key in ("account", "comment") if key not in takes] + ["hostfile"] * (site.hostfile is None)
     given = [key for key, section in KEYS.items() if section == "launch" and key in loaded.places]
     replaced = [loaded.where(key).replace("  ", " ") for key in given if key not in LAUNCH_KEYS or key in unused]
     if replaced:
@@ -86,6 +86,8 @@ def unknown_notes(site: Site, loaded: Loaded, request: Request, facts: Facts) ->
         )
     if site.node.cores is None:
         notes.append(f"cores: node.cores of {site.name} is not known, so a rank gets the scheduler's default (often one core)")
+    if site.hostfile is not None and facts.hostfile is None:
+        notes.append("hosts: there is no hostfile here, so its hosts were not counted")
     takes_part = SCHEDULERS[site.scheduler].all_memory
     given = any(text.startswith("--mem") for text in (*site.directives, *request.directives))
     if takes_part and site.node.memory_gib is None and not given:

@@ -13,6 +13,7 @@ from neox_hpc.checks import (
     check_account,
     check_devices,
     check_directives,
+    check_hosts,
     check_inputs,
     check_launch,
     check_launcher,
@@ -25,6 +26,7 @@ from neox_hpc.checks import (
 from neox_hpc.decisions import (
     Account,
     choose_account,
+    choose_hostfile,
     choose_nodes,
     choose_queue,
     choose_walltime,
@@ -73,6 +75,8 @@ class Plan:
     exclude: str | None
     early_signal: EarlySignal | None
     requeue: bool
+    hostfile: str | None
+    """Where the job reads its hosts, when no scheduler gives them."""
     env: tuple[tuple[str, EnvValue], ...]
     software: Software
     """What the ranks run in."""
@@ -104,7 +108,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
 
     Problems that hold anywhere leave no plan; the others (account, software, data) leave a plan whose script can be shown.
     """
-    site, gpu_ids = with_machine(site, facts)
+    site, gpu_ids = with_machine(with_slots(site, facts), facts)
     account = choose_account(loaded, site, request)
     problems = [*check_words(site, request), *check_account(loaded, site, account)]
     problems += [*check_inputs(loaded, request, facts), *check_software(site, request, facts), *check_devices(loaded, site)]
@@ -118,7 +122,8 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
         return Planned(plan=None, problems=(*problems, *check_model(loaded, site, vocab)))
     queue = choose_queue(loaded, site, request, ranks, vocab)
     problems += check_directives(site, request, queue)
-    nodes = choose_nodes(loaded, site, request, queue, ranks, vocab)
+    nodes = choose_nodes(loaded, site, request, queue, ranks, vocab, facts.hostfile)
+    problems += check_hosts(site, facts, nodes.value, ranks)
     walltime = choose_walltime(site, queue, request, nodes.value or 1)
     problems += [decision.problem for decision in (nodes, walltime) if decision.problem is not None]
     problems += [*check_model(loaded, site, vocab), *check_launch(loaded, site, ranks, nodes.value)]
@@ -138,6 +143,15 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
         return Planned(plan=None, problems=tuple(problems), notes=tuple(notes), outline=outline)
     plan = _assemble(loaded, site, request, nodes.value, ranks, layout, batch, account, queue, walltime.value, gpu_ids, facts)
     return Planned(plan=plan, problems=tuple(problems), notes=tuple(notes), outline=outline)
+
+
+def with_slots(site: Site, facts: Facts) -> Site:
+    """The site with as many ranks a node as its hosts have slots, where the GPUs of a node are not known."""
+    if facts.hostfile is None or not facts.hostfile.hosts or site.node.gpus is not None:
+        return site
+    slots = min(host.slots for host in facts.hostfile.hosts)
+    shown = {"gpus": 0, "cpu_ranks": slots} if site.here and not facts.machine.gpu_ids else {"gpus": slots}
+    return site.model_copy(update={"node": site.node.model_copy(update=shown)})
 
 
 def with_machine(site: Site, facts: Facts) -> tuple[Site, tuple[str, ...]]:
@@ -211,6 +225,7 @@ def _assemble(
         exclude=request.exclude,
         early_signal=request.early_signal,
         requeue=request.requeue,
+        hostfile=choose_hostfile(loaded, site, request, facts.hostfile),
         env=env,
         software=software,
         step=step,

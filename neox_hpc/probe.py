@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from neox_hpc.hostfile import Hostfile, parse_hostfile
 from neox_hpc.run_paths import inputs
 from neox_hpc.site import UNFINISHED, Accelerator, Site
 from neox_hpc.vocabulary import RunConfig
@@ -41,6 +42,8 @@ class Facts:
     """For a site with ``here: true`` only."""
     vocab_size: int | None = None
     """Tokens of the tokenizer."""
+    hostfile: Hostfile | None = None
+    """Of a site whose hosts stand in a file."""
 
 
 def probe(
@@ -52,12 +55,14 @@ def probe(
     root: Path = Path("/"),
     image: str | None = None,
     bound: Iterable[str] = (),
+    hostfiles: Iterable[str] = (),
 ) -> Facts:
     """Look at the paths of the configuration and of the software, and, where the site is this machine, at the machine.
 
     Args:
         image: the file of the container.
         bound: the paths that it is given.
+        hostfiles: where the site's hosts may stand; the first that is there is read.
     """
     wanted = [file for path in inputs(config, str(cwd)) for file in path.files]
     software = site.software
@@ -65,7 +70,16 @@ def probe(
     exists = {path: found for path in wanted if (found := _exists(path)) is not None}
     machine = read_machine(environ, root) if site.here else Machine()
     real = {path: resolved for path in bound if (resolved := os.path.realpath(path)) != path}
-    return Facts(exists=exists, real=real, machine=machine, vocab_size=read_vocab_size(config, cwd))
+    hostfile = next(filter(None, map(read_hostfile, hostfiles)), None)
+    return Facts(exists=exists, real=real, machine=machine, vocab_size=read_vocab_size(config, cwd), hostfile=hostfile)
+
+
+def read_hostfile(path: str) -> Hostfile | None:
+    """A hostfile, if it is there."""
+    try:
+        return parse_hostfile(Path(path).read_text(encoding="utf-8", errors="replace"), path)
+    except OSError:
+        return None
 
 
 def read_vocab_size(config: RunConfig, cwd: Path) -> int | None:

@@ -33,6 +33,8 @@ class Request:
     """Place and account in the user's own configuration."""
     environment_account: tuple[str, str] | None = None
     """Variable and account, where the scheduler reads one."""
+    environment_hostfile: str | None = None
+    """DLTS_HOSTFILE, where GPT-NeoX looks for hosts that no scheduler gives."""
     queue: str | None = None
     container: str | None = None
     """Image, or `none`."""

@@ -402,6 +402,10 @@ class Site(_Facts):
         default=None, description="How GPUs are asked for, with {gpus}; null: the scheduler's usual way; '': not."
     )
     directives: tuple[str, ...] = Field(default=(), strict=False, description="Further arguments for every job, e.g. '-C nvme'.")
+    hostfile: str | None = Field(
+        default=None,
+        description="Where hosts stand (NAME slots=N) that no scheduler gives; the key hostfile and DLTS_HOSTFILE go before.",
+    )
     skip_directives: tuple[str, ...] = Field(
         default=(),
         strict=False,

@@ -210,3 +210,63 @@ def test_one_question_serves_every_run(desk: Desk) -> None:
     assert [run["state"] for run in desk("list", "--json").facts] == ["timeout", "pending", "running"]
     asked = [call for call in desk.calls if call.split()[0] in ("squeue", "sacct")]
     assert len(asked) == 2 and "--jobs=13,12,11" in asked[0] and "--jobs=13 " in asked[1]
+
+
+def test_the_scheduler_may_judge_a_script_without_taking_it(desk: Desk) -> None:
+    desk.program("sbatch", f"cat >{desk.cwd}/judged; echo 'sbatch: Job 9 to start at 2026-11-21T15:00:00 on nodes n1' >&2")
+    said = desk("submit", *SITE, "--test-only", "my.yml")
+    assert (said.code, said.out) == (0, "to start at 2026-11-21T15:00:00 on nodes n1\n")
+    assert desk.calls == ["sbatch --test-only"]
+    assert (desk.cwd / "judged").read_text() == desk("submit", *SITE, "--dry-run", "my.yml").out
+    assert not (desk.cwd / "runs").exists() and desk("list", "--json").facts == []
+
+
+def test_a_verdict_against_the_script_is_shown_in_slurms_words(desk: Desk) -> None:
+    desk.program("sbatch", "echo 'allocation failure: Requested time limit is invalid' >&2; exit 1")
+    said = desk("submit", *SITE, "--test-only", "my.yml")
+    assert said.code == 2 and "Requested time limit is invalid" in said.err
+    said = desk("submit", "-s", "slurm", "--site-set", "scheduler=pbs", *SITE[2:], "--test-only", "my.yml")
+    assert said.code == 2 and "--test-only: this scheduler has no command that tests a script" in said.err
+
+
+def test_a_signal_reaches_the_script_and_leaves_the_job_alone(desk: Desk) -> None:
+    submit(desk)
+    desk.program("squeue", "echo '4711|RUNNING|None'")
+    desk.program("scancel", "true")
+    assert desk("cancel", "--signal", "USR1", "my").code == 0
+    assert desk.calls[-1] == "scancel --batch --signal=USR1 4711"
+    assert state(desk, "echo '4711|RUNNING|None'") == ("running", "")
+    assert desk("cancel", "--signal", "KILL", "my").code == 2
+
+
+OTHERS = {
+    "pbs": ("qsub", "echo 7.pbs", "qstat", '{"Jobs":{"7.pbs":{"job_state":"R"}}}', "qsub RUN/job.sh"),
+    "lsf": (
+        "bsub",
+        "cat >taken; echo 'Job <7> is submitted to queue <q>.'",
+        "bjobs",
+        '{"RECORDS":[{"JOBID":"7","STAT":"RUN"}]}',
+        "bsub ",
+    ),
+    "lsf-csm": (
+        "bsub",
+        "echo 'Job <7> is submitted to queue <q>.'",
+        "bjobs",
+        '{"RECORDS":[{"JOBID":"7","STAT":"RUN"}]}',
+        "bsub RUN/job.sh",
+    ),
+    "flux": ("flux", "[ $1 = jobs ] || echo f8", "flux", '{"id":7,"state":"RUN"}', "flux batch RUN/job.sh"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_scheduler_takes_the_job_and_tells_how_it_stands(desk: Desk, name: str) -> None:
+    submits, takes, asks, answer, call = OTHERS[name]
+    desk.program(asks, f"echo '{answer}'")
+    desk.program(submits, takes + (f"\n[ $1 != jobs ] || echo '{answer}'" if submits == asks else ""))
+    said = desk("submit", "-s", "slurm", "--site-set", f"scheduler={name}", *SITE[2:], "my.yml")
+    assert said.code == 0, said.err
+    assert desk.calls[0] == call.replace("RUN", f"{desk.cwd}/runs/my")
+    if name == "lsf":
+        assert (desk.cwd / "runs/my/taken").read_text() == (desk.cwd / "runs/my/job.sh").read_text()
+    assert desk("status", "--json").facts["state"] == "running"

@@ -505,3 +505,24 @@ def test_no_scheduler_takes_a_path_that_its_output_directive_would_read_otherwis
 
 def test_pbs_takes_no_colon_in_a_path_because_it_ends_a_hosts_name() -> None:
     assert not PBS.path.allows("/a:b") and SLURM.path.allows("/a:b")
+
+
+# Inside a job, and before one ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", QUEUED)
+def test_outside_a_job_there_are_no_hosts(name: str) -> None:
+    assert SCHEDULERS[name].hosts_source({"PATH": "/bin"}) is None
+
+
+def test_the_launch_node_is_told_by_its_name_wherever_it_stands() -> None:
+    slots = "batch2\n" + "a33n06\n" * 42 + "h11n01\n" * 42
+    assert CSM.parse_hosts(slots) == ["a33n06", "h11n01"]
+    assert CSM.parse_hosts("\n".join(sorted(slots.split()))) == ["a33n06", "h11n01"]
+    assert LSF.parse_hosts("n2\nn2\nn1\n") == ["n2", "n1"]
+
+
+def test_slurms_verdict_is_shown_without_the_number_of_a_job_that_is_none() -> None:
+    text = "sbatch: Job 7 to start at 2026-11-21T15:00:00 using 8 processors on nodes n[1-2] in partition batch\n"
+    assert SLURM.parse_test(text) == "to start at 2026-11-21T15:00:00 using 8 processors on nodes n[1-2] in partition batch"
+    assert SLURM.parse_test("a banner\n" + text) == SLURM.parse_test(text)

@@ -16,7 +16,7 @@ class Launch(Section):
     The *planned* keys here do no harm: planning says once what of the site stands in their place, and training does not read them.
     """
 
-    hostfile: str | None = planned(None, doc="Hosts and slots; the job writes its own from the scheduler's nodes.")
+    hostfile: str | None = live(None, doc="Hosts and slots, where no scheduler gives them; else the job writes its own.")
     include: str | None = planned(None, doc="Hosts (and slots) to use.")
     exclude: str | None = planned(None, doc="Hosts (and slots) to leave out.")
     num_nodes: int = live(-1, ge=-1, doc="Nodes to use; -1: all.")

@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
     "status": Verb("status:status", "How a run stands: state, step, loss, first error, where its log lies."),
     "logs": Verb("logs:logs", "Print a run's output (-f follows it until the job ends)."),
     "cancel": Verb("cancel:cancel", "Stop a run's job."),
+    "hostfile": Verb("hostfile:hostfile", "Inside a job: its hosts and their slots, as DeepSpeed and GPT-NeoX read them."),
     "list": Verb("list:list_runs", "The runs of this user, newest first."),
     "plot": Verb("plot:plot", "Draw the loss curve of one or more runs as a PNG."),
     "sites": Verb("sites:sites", "The known machines, and the facts of one."),

@@ -9,23 +9,26 @@ import os
 
 import click
 
+from neox_hpc.checks import FORWARDED
 from neox_hpc.cli.runs import RunParameter
 from neox_hpc.cli.surroundings import now_utc, user_name
 from neox_hpc.errors import Problem, UserError
-from neox_hpc.jobs import asker, cancel_job, scheduler_of
+from neox_hpc.jobs import asker, cancel_job, scheduler_of, signal_job
 from neox_hpc.rundir import RunDir, write_cancelled
 from neox_hpc.status import look
 
 
 @click.command()
 @click.argument("run", type=RunParameter())
-def cancel(run: RunDir) -> None:
+@click.option("--signal", type=click.Choice(FORWARDED), help="Send this to the ranks instead, and leave the job alone.")
+def cancel(run: RunDir, signal: str | None) -> None:
     """Stop a run's job.  RUN is a directory, a name or a job id.  Its files and checkpoints stay.
 
     \b
     Examples:
       neox-hpc cancel quickstart
       neox-hpc cancel 4711
+      neox-hpc cancel --signal USR1 quickstart
     """
     receipt = run.receipt
     if receipt is None:
@@ -33,6 +36,10 @@ def cancel(run: RunDir) -> None:
     standing = look(run, asker(run, os.environ))
     if standing.verdict.state.ended:
         click.echo(f"{run.name} has ended already: {standing.verdict.state.value}")
+        return
+    if signal is not None:
+        signal_job(scheduler_of(run), receipt, signal, os.environ)
+        click.echo(f"{run.name}: {signal} is on its way to job {receipt.job_id}")
         return
     cancel_job(scheduler_of(run), receipt, os.environ)
     write_cancelled(run, at=now_utc(), user=user_name())

@@ -16,6 +16,7 @@ import click
 
 from neox_hpc import __version__
 from neox_hpc.cli.surroundings import git_commit, user_name
+from neox_hpc.decisions import hostfile_paths
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.marked_yaml import NOTHING
 from neox_hpc.plan import Plan, Planned, make_plan
@@ -118,6 +119,7 @@ def prepare(asked: Asked, *, cwd: Path) -> Prepared:
         account=asked.account,
         user_account=(user.place, user.account) if user.account else None,
         environment_account=_environment_account(site),
+        environment_hostfile=os.environ.get("DLTS_HOSTFILE"),
         queue=asked.queue,
         container=asked.container,
         software_place=user.software_place if asked.container is None and not _names_software(asked) else None,
@@ -131,7 +133,8 @@ def prepare(asked: Asked, *, cwd: Path) -> Prepared:
     image = image_of(site, request)
     file = image if image is not None and image.startswith("/") else None
     bound = bound_paths(loaded.config, request) if image is not None else ()
-    facts = probe(loaded.config, site, cwd=cwd, environ=os.environ, image=file, bound=bound)
+    hosts = hostfile_paths(loaded, site, request)
+    facts = probe(loaded.config, site, cwd=cwd, environ=os.environ, image=file, bound=bound, hostfiles=hosts)
     planned = make_plan(loaded, site, request, facts)
     files = render(planned.plan) if planned.plan is not None else None
     return Prepared(path=Path(request.run_dir), request=request, planned=planned, files=files)

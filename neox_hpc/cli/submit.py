@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 @click.command()
 @job_options
 @click.option("--dry-run", is_flag=True, help="Print the script that would be submitted, byte for byte; write and submit nothing.")
+@click.option(
+    "--test-only", is_flag=True, help="Let the scheduler judge the script (sbatch --test-only); write and submit nothing."
+)
 @click.option("-w", "--watch", is_flag=True, help="Stay and show the training's progress; exit as the job does.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
-def submit(dry_run: bool, watch: bool, as_json: bool, **options: Any) -> int:
+def submit(dry_run: bool, test_only: bool, watch: bool, as_json: bool, **options: Any) -> int:
     """Plan a training run, write its run directory, and submit its job.
 
     \b
@@ -38,14 +41,15 @@ def submit(dry_run: bool, watch: bool, as_json: bool, **options: Any) -> int:
       neox-hpc submit --site ./mysite.yml --nodes 2 --time 2h -A project42 my.yml
       neox-hpc submit --site slurm --site-set node.gpus=4 --dry-run -d configs 125M local_setup --set train_iters=1000
     """
-    if watch and (as_json or dry_run):
-        raise UserError(
-            Problem("--watch", "cannot be combined with --json or --dry-run", "remove one; `neox-hpc status --json` shows a run")
-        )
+    if watch and (as_json or dry_run or test_only):
+        wrong = "cannot be combined with --json, --dry-run or --test-only"
+        raise UserError(Problem("--watch", wrong, "remove one; `neox-hpc status --json` shows a run"))
     prepared = prepare(asked_of(options), cwd=Path.cwd())
     if dry_run:
         return _show(prepared, as_json)
     _refuse(prepared, prepared.planned.problems)
+    if test_only:
+        return _test(prepared)
     run, receipt = _submit(prepared)
     if as_json:
         print_json({"name": run.name, "run_dir": str(run.path), "job_id": receipt.job_id, "site": prepared.plan.site.name})
@@ -96,6 +100,19 @@ def _show(prepared: Prepared, as_json: bool) -> int:
         return 2
     if not on_terminal:
         click.echo(files["job.sh"], nl=False)  # last: the reader of a pipe (head) may be gone after it
+    return 0
+
+
+def _test(prepared: Prepared) -> int:
+    """The scheduler's own verdict."""
+    import os
+
+    from neox_hpc.jobs import try_script
+    from neox_hpc.schedulers import SCHEDULERS
+
+    assert prepared.files is not None
+    print_notes(prepared.planned.notes)
+    click.echo(try_script(SCHEDULERS[prepared.plan.site.scheduler], prepared.files["job.sh"], os.environ))
     return 0
 
 

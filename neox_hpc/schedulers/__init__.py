@@ -1,7 +1,7 @@
 """The schedulers by name; a site file names one."""
 
 from neox_hpc.schedulers.flux import Flux
-from neox_hpc.schedulers.interface import After, Condition, EarlySignal, JobState, JobStatus, Pattern, Scheduler, asked
+from neox_hpc.schedulers.interface import After, Condition, EarlySignal, HostSource, JobState, JobStatus, Pattern, Scheduler, asked
 from neox_hpc.schedulers.local import Local
 from neox_hpc.schedulers.lsf import Lsf, LsfCsm
 from neox_hpc.schedulers.pbs import Pbs
@@ -16,4 +16,15 @@ SCHEDULERS: dict[str, Scheduler] = {
     "local": Local(),
 }
 
-__all__ = ["SCHEDULERS", "After", "Condition", "EarlySignal", "JobState", "JobStatus", "Pattern", "Scheduler", "asked"]
+__all__ = [
+    "SCHEDULERS",
+    "After",
+    "Condition",
+    "EarlySignal",
+    "HostSource",
+    "JobState",
+    "JobStatus",
+    "Pattern",
+    "Scheduler",
+    "asked",
+]

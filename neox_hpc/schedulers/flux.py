@@ -16,11 +16,13 @@ from neox_hpc.schedulers.interface import (
     NODE_NAMES,
     NOTHING,
     RUN_NAME,
+    HostSource,
     JobState,
     JobStatus,
     Pattern,
     first_document,
     long_options,
+    unique_words,
     without,
 )
 
@@ -153,6 +155,18 @@ class Flux:
 
     def signal_argv(self, job_id: str, signal: str) -> list[str]:
         return ["flux", "job", "kill", f"--signal=SIG{signal}", job_id]
+
+    def test_argv(self) -> list[str]:
+        return ["flux", "batch", "--dry-run"]
+
+    def parse_test(self, stderr: str) -> str:
+        return "the directives are right; no queue was asked"
+
+    def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
+        return HostSource(argv=("flux", "hostlist", "--expand", "local")) if environ.get("FLUX_URI") else None
+
+    def parse_hosts(self, text: str) -> list[str]:
+        return unique_words(text)
 
 
 def _status(job: Mapping[str, Any]) -> JobStatus:

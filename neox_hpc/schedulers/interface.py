@@ -89,6 +89,14 @@ class EarlySignal:
     seconds: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class HostSource:
+    """Where a running job finds the names of its hosts: what a command prints, or a file holds.  The other one is empty."""
+
+    argv: tuple[str, ...] = ()
+    file: str = ""
+
+
 class Scheduler(Protocol):
     """A scheduler; ``schedulers.SCHEDULERS`` holds one object each."""
 
@@ -207,6 +215,22 @@ class Scheduler(Protocol):
 
     def cancel_argv(self, job_id: str) -> list[str]: ...
 
+    def test_argv(self) -> list[str]:
+        """Judge a script from standard input without taking it as a job; empty: there is no such command."""
+        ...
+
+    def parse_test(self, stderr: str) -> str:
+        """What the test says of a script that it does not refuse."""
+        ...
+
+    def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
+        """Inside a job: where its hosts stand; ``None`` elsewhere.  The job script asks the same."""
+        ...
+
+    def parse_hosts(self, text: str) -> list[str]:
+        """The job's nodes, each once, the one with rank 0 first."""
+        ...
+
     def signal_argv(self, job_id: str, signal: str) -> list[str]:
         """Send a signal ("USR1") to the job's script, which passes it on to the ranks."""
         ...
@@ -234,6 +258,16 @@ def long_options(directive: str) -> list[str]:
     """``--nodes=2 -t10`` -> ``--nodes``, ``-t``: options as getopt_long(3) reads them."""
     words = (word for word in words_of(directive) if word.startswith("-"))
     return [word.partition("=")[0] if word.startswith("--") else word[:2] for word in words]
+
+
+def unique_words(text: str) -> list[str]:
+    """Words in the order in which they first come."""
+    return list(dict.fromkeys(text.split()))
+
+
+def source_in(environ: Mapping[str, str], variable: str) -> HostSource | None:
+    """The file that a variable names."""
+    return HostSource(file=environ[variable]) if environ.get(variable) else None
 
 
 def first_document(stdout: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from neox_hpc.schedulers.interface import NOTHING, RUN_NAME, JobStatus, Pattern
+from neox_hpc.schedulers.interface import NOTHING, RUN_NAME, HostSource, JobStatus, Pattern, unique_words
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -75,3 +75,15 @@ class Local:
 
     def signal_argv(self, job_id: str, signal: str) -> list[str]:
         return ["kill", "-s", signal, "--", job_id]
+
+    def test_argv(self) -> list[str]:
+        return []
+
+    def parse_test(self, stderr: str) -> str:
+        return ""
+
+    def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
+        return None
+
+    def parse_hosts(self, text: str) -> list[str]:
+        return unique_words(text)

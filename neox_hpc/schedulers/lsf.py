@@ -17,10 +17,13 @@ from neox_hpc.schedulers.interface import (
     JOB_NUMBER,
     NOTHING,
     RUN_NAME,
+    HostSource,
     JobState,
     JobStatus,
     Pattern,
     first_document,
+    source_in,
+    unique_words,
     without,
     words_of,
 )
@@ -168,6 +171,18 @@ class Lsf:
     def signal_argv(self, job_id: str, signal: str) -> list[str]:
         return ["bkill", "-s", signal, job_id]
 
+    def test_argv(self) -> list[str]:
+        return []
+
+    def parse_test(self, stderr: str) -> str:
+        return ""
+
+    def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
+        return source_in(environ, "LSB_DJOB_HOSTFILE")
+
+    def parse_hosts(self, text: str) -> list[str]:
+        return unique_words(text)
+
 
 @dataclass(frozen=True)
 class LsfCsm(Lsf):
@@ -185,6 +200,10 @@ class LsfCsm(Lsf):
 
     def submit_argv(self, script: Path) -> list[str]:
         return ["bsub", str(script)]
+
+    def parse_hosts(self, text: str) -> list[str]:
+        """Without the launch node, told by its name; sorted: rank 0 runs on the first name."""
+        return sorted(name for name in unique_words(text) if not name.startswith(("batch", "login")))
 
 
 def _status(record: Mapping[str, Any]) -> JobStatus:

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from neox_hpc.schedulers.interface import NOTHING, JobState, JobStatus, Pattern, first_document, without, words_of
+from neox_hpc.schedulers.interface import (
+    NOTHING,
+    HostSource,
+    JobState,
+    JobStatus,
+    Pattern,
+    first_document,
+    source_in,
+    unique_words,
+    without,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -145,6 +156,18 @@ class Pbs:
 
     def signal_argv(self, job_id: str, signal: str) -> list[str]:
         return ["qsig", "-s", f"SIG{signal}", job_id]
+
+    def test_argv(self) -> list[str]:
+        return []
+
+    def parse_test(self, stderr: str) -> str:
+        return ""
+
+    def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
+        return source_in(environ, "PBS_NODEFILE")
+
+    def parse_hosts(self, text: str) -> list[str]:
+        return unique_words(text)
 
 
 def _select(plan: Plan) -> str:

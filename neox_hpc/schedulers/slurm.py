@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from neox_hpc.schedulers.interface import JOB_NUMBER, NODE_NAMES, RUN_NAME, JobState, JobStatus, Pattern, long_options, without
+from neox_hpc.schedulers.interface import (
+    JOB_NUMBER,
+    NODE_NAMES,
+    RUN_NAME,
+    HostSource,
+    JobState,
+    JobStatus,
+    Pattern,
+    long_options,
+    unique_words,
+    without,
+)
 
 if TYPE_CHECKING:
     from neox_hpc.plan import Plan
@@ -161,6 +172,21 @@ class Slurm:
     def signal_argv(self, job_id: str, signal: str) -> list[str]:
         """--batch: to the script alone, which passes it on; otherwise the steps get it twice, or the script not at all."""
         return ["scancel", "--batch", f"--signal={signal}", job_id]
+
+    def test_argv(self) -> list[str]:
+        return ["sbatch", "--test-only"]
+
+    def parse_test(self, stderr: str) -> str:
+        """``sbatch: Job 7 to start at …``, without the number of a job that is none."""
+        lines = [line for line in stderr.splitlines() if line.strip()]
+        return re.sub(r"^sbatch: (Job \d+ )?", "", lines[-1]) if lines else ""
+
+    def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
+        names = environ.get("SLURM_JOB_NODELIST")
+        return HostSource(argv=("scontrol", "show", "hostnames", names)) if names else None
+
+    def parse_hosts(self, text: str) -> list[str]:
+        return unique_words(text)
 
 
 def _status(word: str, detail: str) -> JobStatus:

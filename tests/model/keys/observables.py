@@ -24,6 +24,8 @@ from model.mpi import find_place
 from model.optim import learning_rate, make_optimizer
 from model.parallel.groups import Groups
 from model.tokenizers import build_tokenizer
+from neox_hpc.decisions import hostfile_paths
+from neox_hpc.probe import read_hostfile
 from neox_hpc.render import render
 from tests import planning
 from tests.model.networks import VOCAB, small_batch, small_config
@@ -197,6 +199,17 @@ def place(keys: dict[str, Any], here: Here) -> Any:
     mpi: Any = SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=world, COMM_TYPE_SHARED=1))
     with mock.patch.dict("sys.modules", {"mpi4py": mpi}):
         return find_place({}, mpi=small_config(**keys).launch.deepspeed_mpi)
+
+
+def nodes_of_a_hostfile(keys: dict[str, Any], here: Here) -> Any:
+    """Nodes of a site whose hosts stand in a file: one, or two."""
+    for name, hosts in (("one", "n1 slots=2\n"), ("two", "n1 slots=2\nn2 slots=2\n")):
+        (here.folder / name).write_text(hosts)
+    where = planning.site("local", "max_nodes=null", "launcher=srun", "hostfile=/job/hostfile")
+    asked, given = planning.request(cwd=str(here.folder)), planning.loaded(**keys)
+    found = [read_hostfile(path) for path in hostfile_paths(given, where, asked)]
+    facts = dataclasses.replace(planning.TWO_CORES, hostfile=next(filter(None, found)))
+    return planning.plan(where, keys=keys, facts=facts, cwd=str(here.folder)).nodes
 
 
 def backend(keys: dict[str, Any], here: Here) -> Any:

@@ -80,6 +80,7 @@ LIVE = (
     Row("pipe_partition_method", "type:transformer|mlp", "uniform", see.stages, {"num_layers": 4}),
     Row("num_nodes", 1, 2, see.plan),
     Row("num_gpus", 4, 3, see.plan_problems),
+    Row("hostfile", "one", "two", see.nodes_of_a_hostfile),
     Row("global_num_gpus", 4, 8, see.plan_problems, {"num_nodes": 1}),
     Row("account", "stars", "moons", see.script),
     Row("comment", None, "first try", see.script),

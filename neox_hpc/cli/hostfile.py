@@ -1,0 +1,60 @@
+"""``neox-hpc hostfile``: the hosts of a running job, for programs that want a hostfile.
+
+Changes when what is printed of them does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from neox_hpc.errors import Problem, UserError
+from neox_hpc.hostfile import parse_hostfile
+from neox_hpc.jobs import read_hosts
+from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.site import Site, load_site
+
+
+@click.command()
+@click.option("-s", "--site", "name", help="The machine: its scheduler, and how many ranks a node runs.")
+@click.option("--slots", type=click.IntRange(min=1), help="Ranks of a node; default: the site's.")
+@click.option("--file", type=click.Path(path_type=Path), help="Check a hostfile, and print its hosts.")
+def hostfile(name: str | None, slots: int | None, file: Path | None) -> None:
+    """Print NAME slots=N for every host of the job that this runs in.
+
+    The job's own script writes the same to logs/ATTEMPT/hostfile; this is for other programs, in an allocation or a pod.
+
+    \b
+    Examples:
+      neox-hpc hostfile --slots 4 > hostfile && export DLTS_HOSTFILE=$PWD/hostfile
+      neox-hpc hostfile --site ./mysite.yml
+      neox-hpc hostfile --file /job/hostfile
+    """
+    site = load_site(name) if name is not None else None
+    given = file or (Path(os.environ.get("DLTS_HOSTFILE") or site.hostfile) if site is not None and site.hostfile else None)
+    for host, number in _of_file(given) if given is not None else _of_job(site, slots):
+        click.echo(f"{host} slots={number}")
+
+
+def _of_file(path: Path) -> list[tuple[str, int]]:
+    try:
+        found = parse_hostfile(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    except OSError as error:
+        raise UserError(Problem(str(path), f"cannot be read: {error.strerror}", "give another with --file")) from None
+    if found.problems:
+        raise UserError(found.problems)
+    return [(host.name, host.slots) for host in found.hosts]
+
+
+def _of_job(site: Site | None, slots: int | None) -> list[tuple[str, int]]:
+    asked = [SCHEDULERS[site.scheduler]] if site is not None else SCHEDULERS.values()
+    hosts = next((names for scheduler in asked if (names := read_hosts(scheduler, os.environ)) is not None), None)
+    if hosts is None:
+        where = site.scheduler if site is not None else "any scheduler"
+        raise UserError(Problem("hostfile", f"this is no job of {where}", "run it inside an allocation, or give --file"))
+    ranks = slots or (site.node.ranks if site is not None else None)
+    if ranks is None:
+        raise UserError(Problem("--slots", "how many ranks a node runs is not known", "write --slots N, or --site NAME"))
+    return [(host, ranks) for host in hosts]
