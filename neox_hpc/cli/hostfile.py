@@ -14,7 +14,8 @@ from neox_hpc.errors import Problem, UserError
 from neox_hpc.hostfile import parse_hostfile
 from neox_hpc.jobs import read_hosts
 from neox_hpc.schedulers import SCHEDULERS
-from neox_hpc.site import Site, load_site
+from neox_hpc.site import Site
+from neox_hpc.site_files import load_site
 
 
 @click.command()
