@@ -49,7 +49,7 @@ _OWNED = {
     "-N": "--name",
     "-A": "--account",
     "-q": "--queue",
-    **dict.fromkeys(("-l select", "-l nodes", "-l ncpus", "-l mpiprocs", "-l ngpus"), "--nodes, and --site-set select"),
+    **dict.fromkeys(("-l select", "-l nodes", "-l ncpus", "-l mpiprocs", "-l ngpus"), "--nodes, and --site-set gpu_directive"),
     "-l walltime": "--time",
     **dict.fromkeys(("-o", "-e", "-j", "-k", "-R"), "--output-dir: all output goes to logs/job.out there"),
     "-S": "nothing: the script is bash's",
