@@ -1,0 +1,108 @@
+#!/bin/bash
+# small on aurora: 12 ranks, 12 a node = tensor 1 x pipe 1 x data 12, 48 sequences a step. Written by neox-hpc.
+#PBS -N small
+#PBS -A lab42
+#PBS -q debug
+#PBS -l select=1:ncpus=96:mpiprocs=12
+#PBS -l walltime=01:00:00
+#PBS -l filesystems=home:flare
+#PBS -l place=scatter
+#PBS -S /bin/bash
+#PBS -o /scratch/runs/small/logs/job.out
+#PBS -j oe
+#PBS -k doe
+#PBS -r n
+
+run=/scratch/runs/small
+
+die() {
+  echo "neox-hpc: $1" >&2
+  exit 1
+}
+
+# Every start of this script is an attempt with a directory of its own; outcome is written however the script ends.
+attempt=1
+while [ -e "$run/logs/$attempt" ]; do attempt=$((attempt + 1)); done
+export NEOX_HPC_ATTEMPT_DIR="$run/logs/$attempt"
+mkdir "$NEOX_HPC_ATTEMPT_DIR" || die "cannot write to $run/logs"
+status=1 # until the training's own is known
+trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
+
+export OMP_NUM_THREADS=8
+export http_proxy=http://proxy.alcf.anl.gov:3128
+export https_proxy=http://proxy.alcf.anl.gov:3128
+export ftp_proxy=http://proxy.alcf.anl.gov:3128
+export ZE_FLAT_DEVICE_HIERARCHY=FLAT
+export CCL_PROCESS_LAUNCHER=pmix
+export CCL_ATL_TRANSPORT=mpi
+export CCL_KVS_MODE=mpi
+export FI_MR_CACHE_MONITOR=userfaultfd
+export FI_CXI_DEFAULT_CQ_SIZE=1048576
+export no_proxy='admin,*.hostmgmt.cm.aurora.alcf.anl.gov,*.alcf.anl.gov,localhost'
+export PYTHONNOUSERSITE=1
+export PYTHONPATH=''
+export APPTAINER_NO_EVAL=1
+export PYTHONDONTWRITEBYTECODE=1 # code/ stays what the receipt's hash says
+secrets=${HOME:-}/.config/neox-hpc/secrets.env # tokens are in no file of the run and in no argument
+if [ -r "$secrets" ]; then
+  set -a
+  # shellcheck source=/dev/null
+  . "$secrets"
+  set +a
+fi
+set -u # only now: modules and other people's files do not all stand it
+
+# The nodes of the job, each once: plain names, and the same with slots.
+nodefile=$NEOX_HPC_ATTEMPT_DIR/nodefile
+hostfile=$NEOX_HPC_ATTEMPT_DIR/hostfile
+unique() {
+  awk 'NF && !seen[$1]++ { print $1 }' >"$nodefile"
+}
+unique <"$PBS_NODEFILE"
+sed 's/$/ slots=12/' "$nodefile" >"$hostfile"
+nodes=$(grep -c . "$nodefile")
+[ "$nodes" -eq 1 ] || die "the job has $nodes nodes and was planned for 1: see $nodefile"
+read -r MASTER_ADDR <"$nodefile"
+
+# Port: from the job's number, so that neighbours differ, or from a checksum of an id that is none; another one for each attempt;
+# below the ephemeral range.
+job="${PBS_JOBID:-}"
+[ -n "$job" ] || die "this is no job of pbs"
+number=${job%%[!0-9]*}
+[ -n "$number" ] || number=$(printf %s "$job" | cksum | cut -d " " -f 1)
+MASTER_PORT=$((10000 + (number + 1009 * (attempt - 1)) % 20000))
+export MASTER_ADDR MASTER_PORT
+
+cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
+echo "neox-hpc: attempt $attempt, $nodes x 12 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
+export WORLD_SIZE=12 # PALS tells a rank its number; how many there are it tells only with Cray's own PMI
+mpiexec -n 12 --ppn 12 --hostfile "$nodefile" --cpu-bind \
+  list:1-8:9-16:17-24:25-32:33-40:41-48:53-60:61-68:69-76:77-84:85-92:93-100 --envall --label --line-buffer \
+  apptainer exec --bind /home/user/data --bind "$run" --bind "$run/code:$run/code:ro" --pwd "$run/code" \
+  /images/neox.sif python3 -u -m model.train "$run/run.json" &
+launcher=$!
+
+# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
+# starts in the background ignores INT.
+signal=
+told=
+trap 'signal=TERM told=", after a signal to stop" && kill -s TERM "$launcher"' TERM INT
+trap 'signal=USR1 && kill -s USR1 "$launcher"' USR1
+wait "$launcher"
+status=$?
+while [ -n "$signal" ]; do # the signal ended the wait, not the launcher
+  signal=
+  wait "$launcher"
+  status=$?
+done
+
+if [ "$status" -ne 0 ]; then
+  first=$(find "$NEOX_HPC_ATTEMPT_DIR" -name 'rank*.error' -exec ls -tr {} + | head -n 1)
+  if [ -n "$first" ]; then
+    [ "$status" -le 128 ] || status=1 # a signal's status is that of the ranks which were ended because of this one
+    echo "neox-hpc: the first error is in $first:"
+    cat "$first"
+  fi
+  echo "neox-hpc: the training ended with exit status $status$told"
+fi
+exit "$status"
