@@ -23,7 +23,7 @@ from neox_hpc.request import Request
 from neox_hpc.run_paths import inputs
 from neox_hpc.schedulers import SCHEDULERS, Pattern, Scheduler
 from neox_hpc.settings import Loaded
-from neox_hpc.site import UNFINISHED, WAYS, Site
+from neox_hpc.site import ARCHIVE, UNFINISHED, WAYS, Site
 from neox_hpc.software import has_software, image_of
 from neox_hpc.vocabulary import Layout, RunConfig
 
@@ -256,6 +256,10 @@ def check_software(site: Site, request: Request, facts: Facts) -> Iterator[Probl
     if venv is not None and facts.exists.get(f"{venv}/{UNFINISHED}"):
         fix = f"rm -r {shlex.quote(venv)}; neox-hpc env create --site {site.name} --path {shlex.quote(venv)}"
         yield Problem(where, f"{venv} is half-built: an `env create` was interrupted", fix, "here")
+    elif venv is not None and site.stage.env is not None and facts.exists.get(f"{venv}{ARCHIVE}") is False:
+        archive, folder = shlex.quote(f"{venv}{ARCHIVE}"), shlex.quote(venv)
+        wrong = f"stage.env copies {venv}{ARCHIVE} to the nodes, and there is none here"
+        yield Problem(where, wrong, f"tar -cf {archive} -C {folder} .", "here")
     elif python is not None and facts.exists.get(python) is False:
         given = "/path/to/env/bin/python" if named == "python" else "/path/to/env"
         yield Problem(where, f"no such file here: {python}", f"write --site-set software.{named}={given}", "here")

@@ -9,7 +9,7 @@ import os.path
 import shlex
 from dataclasses import dataclass
 
-from neox_hpc.site import UNFINISHED, Site
+from neox_hpc.site import ARCHIVE, UNFINISHED, Site
 
 TORCH = "torch==2.13.0"
 OTHERS = ("deepspeed==0.19.8", "numpy>=1.26", "tokenizers>=0.20", "safetensors>=0.4.5")
@@ -42,6 +42,11 @@ class Venv:
     def unfinished(self) -> str:
         """There from the first step to the last."""
         return f"{self.path}/{UNFINISHED}"
+
+    @property
+    def archive(self) -> str | None:
+        """What jobs copy to their nodes, where the site says so."""
+        return f"{self.path}{ARCHIVE}" if self.site.stage.env is not None else None
 
     @property
     def source(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ def identify(software: Software) -> Mapping[str, Any]:
     facts: dict[str, Any] = {"is": software.told}
     if software.image is not None:
         facts |= read_image(software.image)
-    elif (lock := lock_sha256(os.path.dirname(os.path.dirname(software.python)))) is not None:
+    elif software.home is not None and (lock := lock_sha256(software.home)) is not None:
         facts["lock_sha256"] = lock
     return facts
 

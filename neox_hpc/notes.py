@@ -16,7 +16,7 @@ from neox_hpc.run_paths import inputs
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded
 from neox_hpc.site import Site
-from neox_hpc.software import has_software, image_of
+from neox_hpc.software import Software, has_software, image_of
 from neox_hpc.vocabulary import KEYS, BatchSizes, Layout, RunConfig
 
 LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment", "deepspeed_mpi", "hostfile")
@@ -57,6 +57,15 @@ def software_notes(site: Site, request: Request) -> list[str]:
         given = site.software.venv or site.software.conda or site.software.module or site.software.python
         return [f"software: {given}, from {request.software_place}"]
     return []
+
+
+def stage_notes(site: Site, software: Software) -> Iterator[str]:
+    """What the site would copy to the nodes' disks and this job has not in a form that can be copied."""
+    copied = {kind for kind, _ in software.staged}
+    reasons = {"env": "it is no virtual environment", "image": "it is no image in a file"}
+    for kind, where in site.stage.model_dump().items():
+        if where is not None and kind not in copied:
+            yield f"stage: {software.told} stays where it is, {reasons[kind]} (stage.{kind} of {site.name})"
 
 
 def batch_note(config: RunConfig, layout: Layout, batch: BatchSizes) -> list[str]:

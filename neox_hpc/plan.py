@@ -36,7 +36,7 @@ from neox_hpc.decisions import (
 )
 from neox_hpc.errors import Problem
 from neox_hpc.launchers import Shell, Step, split_args
-from neox_hpc.notes import batch_note, default_notes, pipeline_note, software_notes, unknown_notes
+from neox_hpc.notes import batch_note, default_notes, pipeline_note, software_notes, stage_notes, unknown_notes
 from neox_hpc.outline import Outline, make_outline
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
@@ -142,6 +142,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     if layout is None or batch is None or nodes.value is None or any(problem.kind == "anywhere" for problem in problems):
         return Planned(plan=None, problems=tuple(problems), notes=tuple(notes), outline=outline)
     plan = _assemble(loaded, site, request, nodes.value, ranks, layout, batch, account, queue, walltime.value, gpu_ids, facts)
+    notes += stage_notes(site, plan.software)
     return Planned(plan=plan, problems=tuple(problems), notes=tuple(notes), outline=outline)
 
 
@@ -198,7 +199,7 @@ def _assemble(
         gpus_per_node=gpus,
         gpus_visible=site.gpus_visible,
         gpu_ids=gpu_ids,
-        env=_exported(env, site),
+        env=_exported(env, software),
         launcher_args=split_args((*site.launcher_args, *loaded.config.own.neox_hpc.launcher_args, *request.launcher_args)),
         container=software.container,
         python=software.python,
@@ -253,11 +254,11 @@ def _env(site: Site, nodes: int, gpus: int, cores: int | None) -> tuple[tuple[st
     return tuple(chosen.items())
 
 
-def _exported(env: tuple[tuple[str, EnvValue], ...], site: Site) -> tuple[str, ...]:
+def _exported(env: tuple[tuple[str, EnvValue], ...], software: Software) -> tuple[str, ...]:
     """Names of what the ranks need: the job's variables, those that job.sh sets, and the paths that modules change."""
     ours = ("MASTER_ADDR", "MASTER_PORT", "NEOX_HPC_ATTEMPT_DIR", "PYTHONDONTWRITEBYTECODE")
-    modules = ("PATH", "LD_LIBRARY_PATH") if site.modules.load else ()
-    return tuple(dict.fromkeys((*(name for name, _ in env), *ours, *modules)))
+    modules = ("PATH", "LD_LIBRARY_PATH") if software.modules else ()
+    return tuple(dict.fromkeys((*(name for name, _ in (*env, *software.env)), *ours, *modules, *software.stage_variables)))
 
 
 def _run_file(loaded: Loaded, site: Site, request: Request, world: int, device: Literal["cpu", "gpu"]) -> RunFile:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from neox_hpc.hostfile import Hostfile, parse_hostfile
 from neox_hpc.run_paths import inputs
-from neox_hpc.site import UNFINISHED, Accelerator, Site
+from neox_hpc.site import ARCHIVE, UNFINISHED, Accelerator, Site
 from neox_hpc.vocabulary import RunConfig
 
 GIB = 2**30
@@ -66,7 +66,8 @@ def probe(
     """
     wanted = [file for path in inputs(config, str(cwd)) for file in path.files]
     software = site.software
-    wanted += [path for path in (software.interpreter, software.venv and f"{software.venv}/{UNFINISHED}", image) if path]
+    venv = software.venv and [f"{software.venv}/{UNFINISHED}", *([f"{software.venv}{ARCHIVE}"] if site.stage.env else [])]
+    wanted += [path for path in (software.interpreter, *(venv or ()), image) if path]
     exists = {path: found for path in wanted if (found := _exists(path)) is not None}
     machine = read_machine(environ, root) if site.here else Machine()
     real = {path: resolved for path in bound if (resolved := os.path.realpath(path)) != path}

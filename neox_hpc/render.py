@@ -19,6 +19,7 @@ from neox_hpc.launchers import LAUNCHERS, NOTES, Shell
 from neox_hpc.plan import Plan
 from neox_hpc.schedulers import SCHEDULERS, asked
 from neox_hpc.site import EnvValue
+from neox_hpc.software import stage_step, unstage_step
 from neox_hpc.vocabulary import write_run
 from neox_hpc.words import expanding
 
@@ -41,6 +42,8 @@ def render_script(plan: Plan) -> str:
         site=plan.site,
         directives=asked(scheduler, plan),
         launch=LAUNCHERS[launcher](plan.step),
+        stage=LAUNCHERS[launcher](stage_step(plan.step, plan.software)),
+        unstage=LAUNCHERS[launcher](unstage_step(plan.step)),
         launch_notes=[NOTES[launcher](plan.step)] if launcher in NOTES else [],
     )
 

@@ -339,9 +339,21 @@ class ContainerRuntime(_Facts):
         return args
 
 
+class Stage(_Facts):
+    """What every node copies to its own disk before the ranks start, where the machine's documentation advises it."""
+
+    image: Literal["node_local"] | None = Field(default=None, description="The image, where it is a file.")
+    code: Literal["node_local"] | None = Field(default=None, description="The run's code/.")
+    env: Literal["node_local"] | None = Field(
+        default=None, description="The virtual environment, from the archive VENV.tar, which `env create` makes then."
+    )
+
+
 _CLEANING = ("-e", "--cleanenv", "-C", "--containall")
 _OURS = ("--pwd", "--cwd", "--workdir", "--entrypoint", "--user", "--env-file")
 
+ARCHIVE = ".tar"
+"""What `env create` appends to an environment's name for the archive of it."""
 UNFINISHED = "neox-hpc.unfinished"
 """A file in a virtual environment that `env create` has begun and not ended."""
 WAYS = (("software", "python"), ("software", "venv"), ("software", "conda"), ("software", "module"), ("container", "image"))
@@ -424,6 +436,7 @@ class Site(_Facts):
         default=None, description="The file system for runs and data, with [project] and [user] to fill in."
     )
     software: Software = Software()
+    stage: Stage = Stage()
     find: dict[str, str] = Field(default_factory=dict, description="Fact that is not known -> the command that tells it.")
     sources: dict[str, str] = Field(
         default_factory=dict, description="Fact (dotted, or the section it stands in) -> source and date."
@@ -465,6 +478,8 @@ class Site(_Facts):
         for name in self.default_queue:
             if self.queues is not None and name not in self.queues:
                 raise ValueError(f"default_queue {name!r} is not among queues: write one of {', '.join(self.queues)}")
+        if self.node.local_disk is None and any(self.stage.model_dump().values()):
+            raise ValueError("stage copies to the node's own disk, which is not known: write node.local_disk")
         ways = [(section, key) for section, key in WAYS if getattr(getattr(self, section), key) is not None]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(map('.'.join, ways))} both say what the ranks run in: write one of them")

@@ -9,20 +9,23 @@ import os.path
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neox_hpc.containers import CONTAINERS, INNER_PREFIX, NO_EVAL, Bind, Container, is_fetched
-from neox_hpc.launchers import Shell
+from neox_hpc.launchers import Shell, Step
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
 from neox_hpc.run_paths import inputs, outputs
-from neox_hpc.site import Site
+from neox_hpc.site import ARCHIVE, Site
 from neox_hpc.vocabulary import RunConfig
 from neox_hpc.words import expanding, joined
 
 MISSING_SOFTWARE = "MISSING_SOFTWARE"
 NO_CONTAINER = "none"
 """``--container none``: not the site's image either."""
+CODE_ARCHIVE = Shell("$NEOX_HPC_ATTEMPT_DIR/code.tar")
+STAGED_CODE = Shell("$staged/code")
+"""$staged: the job's own name on every node's disk (templates/stage.sh.j2)."""
 JOB_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NEOX_HPC_ATTEMPT_DIR", "PYTHONDONTWRITEBYTECODE")
 OF_THE_NODE = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
 """They name files of the node, which a container does not have; Apptainer and Singularity leave the first two out by themselves."""
@@ -48,6 +51,18 @@ class Software:
     container: tuple[str, ...] = ()
     """The argv in front of Python."""
     image: str | None = None
+    home: str | None = None
+    """The directory of the environment."""
+    staged: tuple[tuple[str, str], ...] = ()
+    """What every node copies to its own disk: kind (image, code, env) and file."""
+    disk: str = ""
+    """The job's own name there."""
+
+    @property
+    def stage_variables(self) -> tuple[str, ...]:
+        """What templates/stage.sh.j2 exports, and the start that copies needs on every node."""
+        own = ("PATH", "VIRTUAL_ENV") if any(kind == "env" for kind, _ in self.staged) else ()
+        return ("staged", *(f"{kind}_sum" for kind, _ in self.staged), *own) if self.staged else ()
 
 
 def image_of(site: Site, request: Request) -> str | None:
@@ -65,6 +80,22 @@ def has_software(site: Site) -> bool:
     return site.software.interpreter is not None or site.software.module is not None
 
 
+def stage_step(step: Step, software: Software) -> Step:
+    """The start that copies, once a node; the words are those of templates/stage.sh.j2."""
+    words = (word for kind, file in software.staged for word in (kind, file, Shell(f"${kind}_sum")))
+    return _once_a_node(step, *words)
+
+
+def unstage_step(step: Step) -> Step:
+    """The start that takes the copies away."""
+    return _once_a_node(step)
+
+
+def _once_a_node(step: Step, *words: str) -> Step:
+    program = ("sh", Shell("$NEOX_HPC_ATTEMPT_DIR/stage.sh"), Shell("$staged"), *words)
+    return replace(step, ranks_per_node=1, cores_per_rank=None, cpu_masks=None, gpus_visible="all", program=program)
+
+
 def choose_software(config: RunConfig, site: Site, request: Request, facts: Facts, exported: Iterable[str]) -> Software:
     """The image if one is named and the site has a runtime; else the site's Python, environment or module.
 
@@ -77,18 +108,39 @@ def choose_software(config: RunConfig, site: Site, request: Request, facts: Fact
         return _in_container(config, site, request, facts, image, runtime, exported)
     if image is not None:
         return Software(python=MISSING_SOFTWARE, told=f"image {image}, and no runtime for it", use=use, modules=modules)
-    python = own.interpreter or "python3"
+    chosen = Software(python=own.interpreter or "python3", told="none", use=use, modules=modules)
     if own.venv is not None:
-        env = (("VIRTUAL_ENV", own.venv), ("PATH", _first_on_path(f"{own.venv}/bin")))
-        return Software(python=python, told=f"virtual environment {own.venv}", use=use, modules=modules, env=env)
-    if own.conda is not None:
-        env = (("CONDA_PREFIX", own.conda), ("PATH", _first_on_path(f"{own.conda}/bin")))
-        return Software(python=python, told=f"conda environment {own.conda}", use=use, modules=modules, env=env, conda=own.conda)
-    if own.module is not None:
-        return Software(python=python, told=f"module {own.module}", use=use, modules=(*modules, own.module))
-    if own.python is not None:
-        return Software(python=python, told=f"Python {python}", use=use, modules=modules)
-    return Software(python=MISSING_SOFTWARE, told="none", use=use, modules=modules)
+        chosen = replace(chosen, told=f"virtual environment {own.venv}", env=_activated("VIRTUAL_ENV", own.venv), home=own.venv)
+    elif own.conda is not None:
+        chosen = replace(chosen, told=f"conda environment {own.conda}", env=_activated("CONDA_PREFIX", own.conda), conda=own.conda)
+    elif own.module is not None:
+        chosen = replace(chosen, told=f"module {own.module}", modules=(*modules, own.module))
+    elif own.python is not None:
+        chosen = replace(chosen, told=f"Python {own.python}", home=os.path.dirname(os.path.dirname(own.python)))
+    else:
+        chosen = replace(chosen, python=MISSING_SOFTWARE)
+    return _staged(chosen, site)
+
+
+def _disk(site: Site) -> str:
+    """The name that a job's copies begin with on a node."""
+    return joined(expanding(site.node.local_disk or ""), "/neox-hpc-", Shell("$job.$attempt"))
+
+
+def _staged(chosen: Software, site: Site) -> Software:
+    """The same from copies on the node's own disk.
+
+    A virtual environment finds itself by where its Python stands, so a copy works as long as it is that Python that is called; only
+    its other programs name the place where they were installed.
+    """
+    chosen = replace(chosen, disk=_disk(site))
+    if site.stage.env is not None and site.software.venv is not None:
+        archive = ("env", f"{site.software.venv}{ARCHIVE}")
+        chosen = replace(chosen, python=Shell("$staged/env/bin/python"), staged=(*chosen.staged, archive))
+    if site.stage.code is not None:
+        enter = ("sh", "-c", 'cd "$0" && exec "$@"', STAGED_CODE)
+        chosen = replace(chosen, container=enter, staged=(*chosen.staged, ("code", CODE_ARCHIVE)))
+    return chosen
 
 
 def _in_container(
@@ -101,14 +153,16 @@ def _in_container(
     apart = (("PYTHONNOUSERSITE", "1"), ("PYTHONPATH", ""))
     literal = ((NO_EVAL[runtime], "1"),) if runtime in NO_EVAL else ()
     folders = tuple(_outer_folders(config, request))
+    staged: tuple[tuple[str, str], ...] = (("image", image),) if site.stage.image is not None and runtime != "docker" else ()
+    staged += (("code", CODE_ARCHIVE),) if site.stage.code is not None else ()
     container = Container(
-        image=image,
+        image=Shell("$staged.image") if ("image", image) in staged else image,
         accelerator=site.node.accelerator if site.node.gpus else "cpu",
         gpu=None if own.gpu is None else tuple(shlex.split(own.gpu)),
         binds=tuple(_binds(config, site, request, facts, folders)),
         exported=(*(name for name in exported if name not in OF_THE_NODE), *JOB_VARIABLES, "PYTHONNOUSERSITE"),
         env=() if prefix else inner,
-        workdir=Shell("$run/code"),
+        workdir=STAGED_CODE if site.stage.code is not None else Shell("$run/code"),
         args=tuple(map(expanding, own.args)),
         init=own.init,
     )
@@ -121,6 +175,8 @@ def _in_container(
         folders=folders,
         container=CONTAINERS[runtime](container),
         image=image,
+        staged=staged,
+        disk=_disk(site),
     )
 
 
@@ -138,9 +194,11 @@ def _binds(config: RunConfig, site: Site, request: Request, facts: Facts, folder
     yield from (Bind(path=path) for path in dict.fromkeys((*resolved, *read, *folders)))
     run = request.run_dir if re.search(r'[:,"\n]', request.run_dir) else Shell("$run")  # what has to be escaped is text
     yield Bind(path=run)
-    yield Bind(path=joined(run, "/code"), read_only=True)  # the receipt has its hash
     if site.node.local_disk is not None:
         yield Bind(path=expanding(site.node.local_disk))
+    yield Bind(
+        path=STAGED_CODE if site.stage.code is not None else joined(run, "/code"), read_only=True
+    )  # the receipt has its hash
     for text in site.container.binds:
         source, _, rest = text.partition(":")
         inside, _, mode = rest.partition(":")
@@ -164,5 +222,6 @@ def _outer_folders(config: RunConfig, request: Request) -> Iterator[str]:
     yield from dict.fromkeys(found)
 
 
-def _first_on_path(folder: str) -> str:
-    return joined(folder, ":", Shell("$PATH"))
+def _activated(variable: str, folder: str) -> tuple[tuple[str, str], ...]:
+    """What activating an environment sets."""
+    return (variable, folder), ("PATH", joined(folder, "/bin:", Shell("$PATH")))

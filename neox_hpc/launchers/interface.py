@@ -50,6 +50,8 @@ class Step:
     python: str
     module: str
     module_args: tuple[str, ...] = ()
+    program: tuple[str, ...] = ()
+    """What runs in place of container, Python and module, with one rank a node: a program that is no training."""
 
     @property
     def ranks(self) -> int:
@@ -58,7 +60,7 @@ class Step:
     @property
     def command(self) -> list[str]:
         """What every rank runs, where the launcher starts ranks."""
-        return [*self.container, self.python, "-u", "-m", self.module, *self.module_args]
+        return list(self.program) or [*self.container, self.python, "-u", "-m", self.module, *self.module_args]
 
 
 Launcher = Callable[[Step], list[str]]

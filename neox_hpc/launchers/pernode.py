@@ -70,6 +70,8 @@ def local_note(step: Step) -> str:
 
 
 def _launch(step: Step, world: str, *more: str) -> list[str]:
+    if step.program:
+        return list(step.program)
     return [
         *step.container,
         *(step.python, "-u", "-m", "deepspeed.launcher.launch"),
