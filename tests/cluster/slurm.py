@@ -70,6 +70,8 @@ class Slurm:
     conf: Path
     user_home: Path
     """The user's home directory, on all nodes."""
+    disk: Path
+    """The directory that is every node's own disk: ``disks/nodeN`` beside it, seen from here."""
     holder: int
     """The process whose network and host name are the login node's."""
 
@@ -123,7 +125,7 @@ def running_slurm(nodes: int, shape: str | None = None) -> Iterator[Slurm]:
     )
     try:
         wait_until_up(process, "Slurm")
-        yield Slurm(nodes=nodes, conf=home / "etc" / "slurm.conf", user_home=home / "user", holder=process.pid)
+        yield Slurm(nodes=nodes, conf=home / "etc" / "slurm.conf", user_home=home / "user", disk=home / "disk", holder=process.pid)
     finally:
         end(process)
         shutil.rmtree(home, ignore_errors=True)
