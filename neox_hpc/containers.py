@@ -28,6 +28,8 @@ RANK_VARIABLES = (
     *("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_LOCALID"),
 )
 """How launchers tell a rank its place; model/ranks.py reads them, and a test compares."""
+DEVICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""How they tell it its GPUs."""
 TOKENS = ("WANDB_API_KEY", "COMET_API_KEY", "HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 """What secrets.env may hold that a training uses.  Docker is given names; the values stay in the environment."""
 
@@ -87,7 +89,7 @@ def docker(container: Container) -> tuple[str, ...]:
         "rocm": ("--device", "/dev/kfd", "--device", "/dev/dri", "--group-add", "video", "--security-opt", "seccomp=unconfined"),
         "xpu": ("--device", "/dev/dri"),
     }
-    names = dict.fromkeys((*container.exported, *RANK_VARIABLES, *TOKENS))
+    names = dict.fromkeys((*container.exported, *RANK_VARIABLES, *DEVICES, *TOKENS))
     return (
         *("docker", "run", "--rm", "--init", "--pull", "never"),
         *("--network", "host", "--ipc", "host", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"),

@@ -114,7 +114,7 @@ def test_that_line_runs_the_file_and_then_the_command(tmp_path: Path) -> None:
 
 
 def test_docker_hands_in_every_variable_by_which_a_rank_learns_its_place() -> None:
-    read = {name for _, *groups in ranks.LAUNCHERS for names in groups for name in names}
+    read = {name for found in ranks.LAUNCHERS for names in dataclasses.astuple(found)[1:] for name in names}
     assert read - set(RANK_VARIABLES) == set()
 
 
@@ -176,7 +176,7 @@ def test_the_container_stands_between_the_launcher_and_the_images_python(runtime
     [launch] = re.findall(r"^srun .*?&$", script, re.MULTILINE | re.DOTALL)
     line = launch.replace(" \\\n ", "")
     program = {"docker": "docker run"}.get(runtime, f"{runtime} exec")
-    assert re.search(rf"--kill-on-bad-exit=1 {program} .* {image} python3 -u -m model\.train \"\$run/run\.json\" &$", line)
+    assert re.search(rf"--kill-on-bad-exit=1 --label {program} .* {image} python3 -u -m model\.train \"\$run/run\.json\" &$", line)
 
 
 def test_per_node_launchers_have_one_container_around_deepspeeds_launcher() -> None:
@@ -187,7 +187,7 @@ def test_per_node_launchers_have_one_container_around_deepspeeds_launcher() -> N
 def test_run_code_data_and_outputs_are_given_to_the_container_each_once() -> None:
     job = plan(apptainer_site("node.local_disk=/local/${USER}"), container=IMAGE, keys={"load": "/old/run", "save": "/ckpt"})
     binds = [after for word, after in pairwise(job.step.container) if word == "--bind"]
-    assert binds == ["/home/user/data", "/old/run", "/ckpt", "$run", "$run/code:$run/code:ro", "/local/${USER:-}"]
+    assert binds == ["/home/user/data", "/old/run", "/ckpt", "$run", "/local/${USER:-}", "$run/code:$run/code:ro"]
     assert 'mkdir -p /ckpt || die "cannot write to "/ckpt' in render_script(job)
 
 

@@ -58,7 +58,7 @@ def test_a_conda_environment_without_activation_scripts_is_one_too(tmp_path: Pat
 def test_a_module_is_loaded_after_the_sites_own_and_brings_python3() -> None:
     text = script('modules.use=["/soft/modulefiles"]', 'modules.load=["cuda"]', "software.module=pytorch/2.9")
     assert run_of(text, "") == "module use /soft/modulefiles\nmodule load cuda\nmodule load pytorch/2.9\n"
-    assert "--kill-on-bad-exit=1 python3 -u -m model.train" in text.replace(" \\\n ", "")
+    assert "--kill-on-bad-exit=1 --label python3 -u -m model.train" in text.replace(" \\\n ", "")
 
 
 # Who says so -----------------------------------------------------------------------------------------------------------
