@@ -24,19 +24,15 @@ from tests.planning import GOLDEN, plan, plan_shipped, site, slurm
 FOUR_GPUS = Facts(machine=Machine(accelerator="cuda", gpu_ids=("0", "1", "2", "3"), cores=32, python="/usr/bin/python3"))
 
 
-SHIPPED = ("125M", "20B", "pythia/160M")
-
-
 def jobs() -> dict[str, Plan]:
-    """One job for every golden script."""
-    frontier, a100s = site("frontier", "software.python=/sw/env/bin/python"), slurm("node.gpu_memory_gib=40")
+    """Jobs of another shape than those of tests/test_every_site.py, each with its golden script."""
+    frontier = site("frontier", "software.python=/sw/env/bin/python")
     return {
         "local-cpu": plan(site("local")),
         "local-gpu": plan(site("local"), facts=FOUR_GPUS),
         "slurm-cpu-2": plan(site("slurm", "node.gpus=0", "node.cpu_ranks=2", "software.python=/usr/bin/python3"), nodes=2),
         "slurm-512": plan(slurm(), nodes=512, walltime_s=5400, account="lab42", queue="gpu", keys={"model_parallel_size": 2}),
-        **{f"slurm-{name.replace('/', '-')}": plan_shipped(a100s, name) for name in SHIPPED},
-        **{f"frontier-{name.replace('/', '-')}": plan_shipped(site("frontier"), name) for name in SHIPPED},
+        "frontier-20B": plan_shipped(site("frontier"), "20B"),  # without an account and software
         "frontier-20B-344": plan_shipped(frontier, "20B", nodes=344, account="lab42"),
         "frontier-debug": plan(frontier, account="lab42", queue="debug", keys={"comment": "a first try"}),
     }
