@@ -324,6 +324,15 @@ def check_devices(loaded: Loaded, site: Site) -> Iterator[Problem]:
         yield Problem(f"{site.file}  node.accelerator", wrong, "choose a site with CUDA or ROCm devices", "here")
 
 
+def check_image_arch(site: Site, request: Request, facts: Facts) -> Iterator[Problem]:
+    """An image for other processors starts on none of the nodes."""
+    image, arch, nodes = image_of(site, request), facts.image_arch or site.container.arch, site.node.arch
+    if image is not None and arch is not None and nodes is not None and arch != nodes:
+        where = "--container" if request.container is not None else f"{site.file}  container.image"
+        fix = f"build it on a node of {site.name}, or pull the image for {nodes}; or choose another site"
+        yield Problem(where, f"{image} is built for {arch}, and the nodes of {site.name} are {nodes}", fix)
+
+
 def precision_key(loaded: Loaded) -> str:
     """The key that says the precision: DeepSpeed's sections do too."""
     if loaded.config.deepspeed.precision is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from neox_hpc.decisions import Account, count, published_vocabulary
-from neox_hpc.launchers import MAPS_CORES
+from neox_hpc.launchers import MAPS_CORES, cores_of
 from neox_hpc.outline import bubble_share
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
@@ -104,10 +104,18 @@ def unknown_notes(site: Site, loaded: Loaded, request: Request, facts: Facts) ->
             f"memory of a node: node.memory_gib of {site.name} is not known, and {site.scheduler} may give a job a part of it; "
             f"--directive {takes_part} asks for all"
         )
-    if site.node.cpu_masks and site.launcher not in MAPS_CORES:
+    if site.node.cpu_masks and site.launcher not in MAPS_CORES and not (site.launcher == "jsrun" and in_rows(site.node.cpu_masks)):
         bound = "gives each rank the same number of cores in a row" if site.launcher == "jsrun" else "binds no ranks to cores"
         notes.append(f"cores: {site.launcher} {bound}; node.cpu_masks of {site.name} is not followed")
+    if image_of(site, request) and not (facts.image_arch or site.container.arch) and site.node.arch not in (None, "x86_64"):
+        notes.append(f"image: the nodes of {site.name} are {site.node.arch}; what the image is built for cannot be seen from here")
     unseen = [path.key for path in inputs(loaded.config, request.cwd) if any(file not in facts.exists for file in path.files)]
     if unseen:
         notes.append(f"not checked, cannot be seen from here: {', '.join(unseen)}")
     return notes
+
+
+def in_rows(masks: tuple[str, ...]) -> bool:
+    """Whether every rank has the same number of neighbouring cores: the one map that a launcher without maps follows."""
+    cores = [cores_of(mask) for mask in masks]
+    return len({len(row) for row in cores}) == 1 and all(row == list(range(row[0], row[0] + len(row))) for row in cores)

@@ -14,6 +14,7 @@ from neox_hpc.checks import (
     check_devices,
     check_directives,
     check_hosts,
+    check_image_arch,
     check_inputs,
     check_launch,
     check_launcher,
@@ -112,7 +113,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     account = choose_account(loaded, site, request)
     problems = [*check_words(site, request), *check_account(loaded, site, account)]
     problems += [*check_inputs(loaded, request, facts), *check_software(site, request, facts), *check_devices(loaded, site)]
-    problems += check_launcher(loaded, site, request)
+    problems += [*check_launcher(loaded, site, request), *check_image_arch(site, request, facts)]
     problems += [Problem(loaded.where(p.key), p.wrong, p.fix, "untrained") for p in loaded.config.untrained()]
     vocab = facts.vocab_size or published_vocabulary(loaded.config)
     ranks = site.node.ranks
@@ -221,7 +222,12 @@ def _assemble(
         queue=known.partition or queue if known else queue,
         counts=known.counts if known else "nodes",
         walltime_s=walltime_s,
-        directives=(*site.directives, *(known.directives if known else ()), *request.directives),
+        directives=(
+            *site.directives,
+            *(known.directives if known else ()),
+            *(site.container.directives if software.container else ()),
+            *request.directives,
+        ),
         after=request.after,
         exclude=request.exclude,
         early_signal=request.early_signal,

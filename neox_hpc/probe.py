@@ -12,10 +12,12 @@ from pathlib import Path
 
 from neox_hpc.hostfile import Hostfile, parse_hostfile
 from neox_hpc.run_paths import inputs
-from neox_hpc.site import ARCHIVE, UNFINISHED, Accelerator, Site
+from neox_hpc.site import ARCHIVE, UNFINISHED, Accelerator, Arch, Site
 from neox_hpc.vocabulary import RunConfig
 
 GIB = 2**30
+SIF_ARCHES: dict[bytes, Arch] = {b"02": "x86_64", b"04": "aarch64", b"06": "ppc64le"}
+"""The architecture in the header of a SIF, after 32 bytes of a script, 10 of a magic word and 3 of a version; sylabs/sif, pkg/sif."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class Facts:
     """Tokens of the tokenizer."""
     hostfile: Hostfile | None = None
     """Of a site whose hosts stand in a file."""
+    image_arch: Arch | None = None
+    """What the image is built for."""
 
 
 def probe(
@@ -72,7 +76,14 @@ def probe(
     machine = read_machine(environ, root) if site.here else Machine()
     real = {path: resolved for path in bound if (resolved := os.path.realpath(path)) != path}
     hostfile = next(filter(None, map(read_hostfile, hostfiles)), None)
-    return Facts(exists=exists, real=real, machine=machine, vocab_size=read_vocab_size(config, cwd), hostfile=hostfile)
+    return Facts(
+        exists=exists,
+        real=real,
+        machine=machine,
+        vocab_size=read_vocab_size(config, cwd),
+        hostfile=hostfile,
+        image_arch=read_image_arch(image) if image is not None else None,
+    )
 
 
 def read_hostfile(path: str) -> Hostfile | None:
@@ -99,6 +110,16 @@ def read_vocab_size(config: RunConfig, cwd: Path) -> int | None:
         return len(known | {token["content"] for token in written.get("added_tokens", ())})
     except (OSError, ValueError, KeyError, TypeError):  # no such tokenizer: the plan says that the size is not known
         return None
+
+
+def read_image_arch(path: str) -> Arch | None:
+    """What an image is built for, as its header says; unknown for what is no SIF."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(48)
+    except OSError:
+        return None
+    return SIF_ARCHES.get(header[45:47]) if header[32:41] == b"SIF_MAGIC" else None
 
 
 def read_machine(environ: Mapping[str, str], root: Path = Path("/")) -> Machine:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from neox_hpc.containers import CONTAINERS, is_fetched
 from neox_hpc.launchers import LAUNCHERS, cores_of, split_args
@@ -75,6 +75,17 @@ def _is_regex(text: str) -> str:
 Regex = Annotated[
     str, BeforeValidator(lambda value: _is_regex(value) if isinstance(value, str) else value, json_schema_input_type=str)
 ]
+
+
+def _arguments(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        if not text.startswith("-") or re.search(r"[\n\r]", text):
+            raise ValueError(f"{text!r} is no argument: write e.g. '-C nvme' or '--network=disable_rdzv_get'")
+    return texts
+
+
+Directives = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_arguments)]
+"""Arguments of the scheduler, one a line of the script."""
 
 
 class Node(_Facts):
@@ -180,9 +191,7 @@ class Queue(_Facts):
     )
     counts: Literal["nodes", "gpus"] = Field(default="nodes", description="What a chunk of PBS's select is in this queue.")
     bins: tuple[NodeBin, ...] = Field(default=(), strict=False, description="In the order of their node counts.")
-    directives: tuple[str, ...] = Field(
-        default=(), strict=False, description="Arguments that only this queue needs, e.g. '--qos=debug'."
-    )
+    directives: Directives = Field(default=(), description="Arguments that only this queue needs, e.g. '--qos=debug'.")
 
     @field_validator("bins")
     @classmethod
@@ -297,6 +306,7 @@ class ContainerRuntime(_Facts):
 
     runtime: str | None = Field(default=None, description="apptainer, singularity or docker; null: none that is known.")
     image: str | None = Field(default=None, description="The image that jobs run in; absolute (Docker: its name).")
+    arch: Arch | None = Field(default=None, description="What the image is built for; null: read from its file, if it is a SIF.")
     python: str = Field(default="python3", description="Python inside the image.")
     gpu: str | None = Field(default=None, description="Options that bring the GPUs in; null: the runtime's usual; '': none.")
     binds: tuple[str, ...] = Field(
@@ -309,6 +319,9 @@ class ContainerRuntime(_Facts):
     use: tuple[str, ...] = Field(default=(), strict=False, description="Directories for `module use`, before container.modules.")
     modules: tuple[str, ...] = Field(default=(), strict=False, description="Loaded in place of modules.load when a container runs.")
     init: str | None = Field(default=None, description="File that is sourced inside, before Python.")
+    directives: Directives = Field(
+        default=(), description="Arguments that only a job in a container needs, e.g. '-l singularity_fakeroot=true'."
+    )
 
     @field_validator("runtime")
     @classmethod
@@ -413,14 +426,13 @@ class Site(_Facts):
     gpu_directive: str | None = Field(
         default=None, description="How GPUs are asked for, with {gpus}; null: the scheduler's usual way; '': not."
     )
-    directives: tuple[str, ...] = Field(default=(), strict=False, description="Further arguments for every job, e.g. '-C nvme'.")
+    directives: Directives = Field(default=(), description="Further arguments for every job, e.g. '-C nvme'.")
     hostfile: str | None = Field(
         default=None,
         description="Where hosts stand (NAME slots=N) that no scheduler gives; the key hostfile and DLTS_HOSTFILE go before.",
     )
-    skip_directives: tuple[str, ...] = Field(
+    skip_directives: Directives = Field(
         default=(),
-        strict=False,
         description="Options that the site's filter refuses, so that they are not written: '--export', '-k'.",
     )
     launcher_args: tuple[str, ...] = Field(
@@ -458,14 +470,6 @@ class Site(_Facts):
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"{name!r} is no name of an environment variable")
         return env
-
-    @field_validator("directives", "skip_directives")
-    @classmethod
-    def _one_line(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        for text in texts:
-            if not text.startswith("-") or re.search(r"[\n\r]", text):
-                raise ValueError(f"{text!r} is no argument: write e.g. '-C nvme' or '--network=disable_rdzv_get'")
-        return texts
 
     @field_validator("launcher_args")
     @classmethod

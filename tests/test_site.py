@@ -242,6 +242,8 @@ def test_unknown_names_and_absent_paths_say_what_there_is(tmp_path: Path) -> Non
         ("env: {A B: c}", "1  env: 'A B' is no name of an environment variable / "),
         ("env: {PORT: 1}", "1  env.PORT: expected a list, got 1 / "),
         ("directives: [nvme]", "1  directives: 'nvme' is no argument / write e.g. '-C nvme'"),
+        ("queues: {a: {directives: [debug]}}", "1  queues.a.directives: 'debug' is no argument / write e.g. '-C nvme'"),
+        ("container: {directives: [x]}", "1  container.directives: 'x' is no argument / write e.g. '-C nvme'"),
         ("network: {host_suffix: $x}", "1  network.host_suffix: string should match pattern"),
         (
             "queues: {a: {bins: [{max_nodes: 1, walltime: '30:00'}]}}",

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from neox_hpc.plan import Planned, make_plan
-from neox_hpc.probe import Facts
+from neox_hpc.probe import Facts, read_image_arch
 from neox_hpc.render import render_script
 from neox_hpc.settings import load_config
 from neox_hpc.share import share
-from neox_hpc.site import Site
+from neox_hpc.site import Arch, Site
 from neox_hpc.site_files import list_sites, load_site
 from tests.planning import TWO_CORES, planned, request, slurm, wrongs
 from tests.test_architecture import GENERIC_SITES
@@ -78,6 +78,83 @@ def test_a_job_on_devices_that_cannot_train_yet_renders_and_is_not_submitted(tmp
     assert found.plan is not None
     assert "the job renders, and this version cannot train on them" in "\n".join(wrongs(found, "here"))
     assert "NCCL_SOCKET_IFNAME" not in dict(found.plan.env) and "GLOO_SOCKET_IFNAME" in dict(found.plan.env)
+
+
+SIF = b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\x0001\0%s\0"
+"""The first 48 bytes of an image, but for its architecture; as Apptainer 1.3 writes them (a test in tests/cluster compares)."""
+
+
+@pytest.mark.parametrize(
+    ("code", "arch"), [(b"02", "x86_64"), (b"04", "aarch64"), (b"06", "ppc64le"), (b"00", None), (b"11", None)], ids=str
+)
+def test_an_image_tells_what_it_is_built_for(tmp_path: Path, code: bytes, arch: str | None) -> None:
+    (tmp_path / "x.sif").write_bytes(SIF % code + bytes(1000))
+    assert read_image_arch(str(tmp_path / "x.sif")) == arch
+    assert len(SIF % code) == 48
+    for other in ("absent", "."):
+        assert read_image_arch(str(tmp_path / other)) is None
+    (tmp_path / "y").write_bytes(b"squashfs")
+    assert read_image_arch(str(tmp_path / "y")) is None
+
+
+RUNTIME = "container: {runtime: apptainer}\n"
+
+
+def in_image(where: Site, arch: Arch | None) -> Planned:
+    return planned(where, asked={"container": "/x.sif"}, facts=Facts(exists={"/x.sif": True}, image_arch=arch))
+
+
+@pytest.mark.parametrize("nodes", ["aarch64", "ppc64le"])
+def test_an_x86_image_is_refused_where_the_nodes_are_others(tmp_path: Path, nodes: str) -> None:
+    (tmp_path / "arm.yml").write_text(f"extends: lab.yml\nnode: {{arch: {nodes}}}\n")
+    machine(tmp_path, RUNTIME)
+    where = load_site("arm.yml", cwd=tmp_path)
+    found = in_image(where, "x86_64")
+    assert wrongs(found)[0].startswith(
+        f"--container: /x.sif is built for x86_64, and the nodes of arm are {nodes} / build it on a node"
+    )
+    assert found.plan is None
+    fits: Arch = "aarch64" if nodes == "aarch64" else "ppc64le"
+    assert in_image(where, fits).plan is not None
+    unseen = in_image(where, None)
+    assert unseen.plan is not None
+    assert f"image: the nodes of arm are {nodes}; what the image is built for cannot be seen from here" in unseen.notes
+    assert not [note for note in in_image(where, fits).notes if note.startswith("image: ")]
+
+
+def test_the_architecture_of_an_image_that_is_no_file_can_be_said(tmp_path: Path) -> None:
+    where = machine(tmp_path, "container: {runtime: docker, image: neox, arch: x86_64}\n")
+    assert planned(where).plan is not None
+    arm = load_site("lab.yml", ["node.arch=aarch64"], cwd=tmp_path)
+    assert wrongs(planned(arm))[0].startswith(
+        f"{arm.file}  container.image: neox is built for x86_64, and the nodes of lab are aarch64"
+    )
+
+
+def test_arguments_for_containers_are_written_for_containers_only(tmp_path: Path) -> None:
+    where = machine(tmp_path, "container: {runtime: apptainer, directives: [--comment=image]}\n")
+    asked = {"container": "/x.sif"}
+    for found, times in ((planned(where, asked=asked, facts=Facts(exists={"/x.sif": True})), 1), (planned(where), 0)):
+        assert found.plan is not None and found.plan.directives.count("--comment=image") == times
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("name", [name for name, path in SHIPPED.items() if load_site(path).container.runtime])
+def test_every_site_with_a_runtime_takes_every_configuration_in_an_image(name: str, config: str) -> None:
+    asked = request(name="job", container="/images/neox.sif")
+    found = make_plan(load_config([config], cwd=share("configs")), load_site(SHIPPED[name]), asked, TWO_CORES)
+    if (name, config) not in CANNOT:
+        assert found.plan is not None, "\n".join(wrongs(found))
+        assert " exec " in render_script(found.plan) and "/images/neox.sif" in render_script(found.plan)
+
+
+def test_a_map_of_rows_is_one_that_jsrun_follows(tmp_path: Path) -> None:
+    text = "extends: summit\n"
+    (tmp_path / "a.yml").write_text(text)
+    (tmp_path / "b.yml").write_text(text + 'node: {cpu_masks: ["0-6", "7-13", "14-20", "22-28", "29-35", "36,38-42"]}\n')
+    followed, other = (planned(load_site(f"{name}.yml", cwd=tmp_path)).notes for name in "ab")
+    assert not [note for note in followed if "not followed" in note]
+    assert [note for note in other if "not followed" in note]
 
 
 # Queues -----------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import pwd
 import subprocess
 import tempfile
@@ -104,6 +105,10 @@ def test_a_job_runs_in_an_image_and_its_exit_status_comes_back(desk: Desk, appta
     assert seen.text("argv").split("\0")[:4] == [str(seen.run), "-u", "-m", "deepspeed.launcher.launch"]
     assert seen.env["NEOX_HPC_ATTEMPT_DIR"] == f"{seen.run}/logs/1" and seen.env["MASTER_ADDR"] == "127.0.0.1"
     assert (seen.env["PYTHONNOUSERSITE"], seen.env["PYTHONPATH"]) == ("1", "")
+
+
+def test_what_a_real_image_is_built_for_is_read_of_its_file(sif: Path) -> None:
+    assert read_image_arch(str(sif)) == platform.machine()
 
 
 def test_the_receipt_names_the_image_as_apptainer_does(desk: Desk, apptainer: Apptainer, sif: Path) -> None:
