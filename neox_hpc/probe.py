@@ -17,7 +17,7 @@ from neox_hpc.vocabulary import RunConfig
 
 GIB = 2**30
 SIF_ARCHES: dict[bytes, Arch] = {b"02": "x86_64", b"04": "aarch64", b"06": "ppc64le"}
-"""The architecture in the header of a SIF, after 32 bytes of a script, 10 of a magic word and 3 of a version; sylabs/sif, pkg/sif."""
+"""The architecture in a SIF's header, after 32 bytes of a script, 10 of a magic word, 3 of a version; sylabs/sif, pkg/sif."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ def test_a_laptop_is_no_known_machine() -> None:
         ({"host": "aurora-uan-0009"}, "aurora"),
         ({"host": "sophia-login-01"}, "sophia"),
         ({"host": "tuolumne1042"}, "tuolumne"),
+        ({"files": {"/job/hostfile": "a slots=8\n"}}, "pods"),
         ({"variables": {"LMOD_SYSTEM_NAME": "frontier-like"}}, None),
         ({"files": {"/etc/FZJ/systemname": "jurecadc\n"}}, None),
     ],

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from neox_hpc.containers import CONTAINERS, Bind, Container
+from neox_hpc.probe import read_image_arch
 from tests.cluster.apptainer import Apptainer, make_apptainer, obstacle
 from tests.cluster.slurm import REQUIRED
 from tests.desk import Desk, desk
