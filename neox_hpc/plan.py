@@ -168,9 +168,18 @@ def with_machine(site: Site, facts: Facts) -> tuple[Site, tuple[str, ...]]:
         "cores": node.cores or machine.cores,
         "memory_gib": node.memory_gib or machine.memory_gib,
     }
-    found = {"python": machine.python} if site.way is None else {}
-    site = site.model_copy(update={"node": node.model_copy(update=filled), "software": site.software.model_copy(update=found)})
-    return site, machine.gpu_ids[:gpus]
+    python = {"python": machine.python} if site.way is None else {}
+    runtime = {"runtime": site.container.runtime or machine.runtime}
+    return (
+        site.model_copy(
+            update={
+                "node": node.model_copy(update=filled),
+                "software": site.software.model_copy(update=python),
+                "container": site.container.model_copy(update=runtime),
+            }
+        ),
+        machine.gpu_ids[:gpus],
+    )
 
 
 def _assemble(

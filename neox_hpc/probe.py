@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from neox_hpc.containers import CONTAINERS
 from neox_hpc.hostfile import Hostfile, parse_hostfile
 from neox_hpc.run_paths import inputs
 from neox_hpc.site import ARCHIVE, UNFINISHED, Accelerator, Arch, Site
@@ -30,6 +31,8 @@ class Machine:
     cores: int | None = None
     memory_gib: float | None = None
     python: str | None = None
+    runtime: str | None = None
+    """The container runtime that is on PATH."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,7 @@ def read_machine(environ: Mapping[str, str], root: Path = Path("/")) -> Machine:
         cores=_cores(root),
         memory_gib=_memory_gib(root),
         python=sys.executable or None,
+        runtime=_runtime(environ),
     )
 
 
@@ -141,6 +145,11 @@ def _exists(path: str) -> bool | None:
         return Path(path).exists()
     except OSError:  # no permission on a folder above it
         return None
+
+
+def _runtime(environ: Mapping[str, str]) -> str | None:
+    folders = [folder for folder in environ.get("PATH", "").split(os.pathsep) if folder]
+    return next((name for name in CONTAINERS if any(os.access(f"{folder}/{name}", os.X_OK) for folder in folders)), None)
 
 
 def _visible(gpus: int, environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -13,9 +13,10 @@ import pytest
 
 from model import ranks
 from neox_hpc.containers import CONTAINERS, RANK_VARIABLES, Bind, Container, bind_words, is_fetched, mount_text
+from neox_hpc.identity import read_image
 from neox_hpc.launchers import Shell
 from neox_hpc.plan import Plan
-from neox_hpc.probe import Facts
+from neox_hpc.probe import Facts, Machine
 from neox_hpc.render import quote, render_script
 from neox_hpc.site import Site
 from neox_hpc.words import expanding, joined
@@ -288,6 +289,36 @@ def test_docker_takes_the_name_of_an_image(image: str) -> None:
 @pytest.mark.parametrize("image", ["neox", "neox:1.2", "ghcr.io/a/neox:x", "host:5000/a/b:1", f"a@sha256:{'0' * 64}"])
 def test_names_of_docker_images_are_taken(image: str) -> None:
     assert wrongs(planned(apptainer_site(runtime="docker"), asked={"container": image})) == []
+
+
+def test_this_machines_runtime_is_the_one_on_path() -> None:
+    facts = Facts(machine=Machine(cores=2, python="/p", runtime="singularity"))
+    assert plan(site("local"), facts=facts, container=IMAGE).step.container[0] == "singularity"
+    assert plan(site("local", "container.runtime=apptainer"), facts=facts, container=IMAGE).step.container[0] == "apptainer"
+    [problem] = wrongs(planned(site("local"), asked={"container": IMAGE}), "here")
+    assert problem.startswith("--container: no container runtime of the site local is known")
+
+
+# The receipt -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sif_is_known_by_the_number_in_its_header(tmp_path: Path) -> None:
+    """The first 64 bytes of an image that Apptainer 1.4.5 built."""
+    header = b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\x0001\x0002\0" + bytes.fromhex("548c3e0da5ff40fd960288" + "0e48918030")
+    image = tmp_path / "x.sif"
+    image.write_bytes(header + b"data")
+    stat = image.stat()
+    assert read_image(str(image)) == {
+        "image_bytes": 68,
+        "image_mtime": stat.st_mtime,
+        "image_id": "548c3e0da5ff40fd9602880e48918030",
+    }
+
+
+def test_another_image_file_is_known_by_size_and_time_and_a_name_or_directory_by_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.sqsh").write_bytes(b"hsqs")
+    assert set(read_image(str(tmp_path / "x.sqsh"))) == {"image_bytes", "image_mtime"}
+    assert read_image(str(tmp_path)) == read_image("neox:1.2") == {}
 
 
 # The command -----------------------------------------------------------------------------------------------------------

@@ -113,6 +113,8 @@ def test_the_line_that_it_prints_makes_every_job_of_the_site_use_it(shop: Path, 
         "lock_sha256": hashlib.sha256((shop / "my env" / "neox-hpc.lock").read_bytes()).hexdigest(),
     }
     assert desk("status", "my", "--json").facts["software"] == receipt["software"]
+    shown = f"software  virtual environment {shop / 'my env'}  ({receipt['software']['lock_sha256'][:12]})"
+    assert shown in desk("status", "my").out
 
 
 def test_an_environment_is_never_built_over_something(shop: Path, built: Said) -> None:
@@ -120,32 +122,20 @@ def test_an_environment_is_never_built_over_something(shop: Path, built: Said) -
     assert again.code == 1 and f"neox-hpc: {shop}/my env exists already\n  fix: give another --path" in again.err
 
 
-def test_a_build_that_fails_is_half_built_and_neither_submit_nor_create_take_it(shop: Path, tmp_path: Path) -> None:
-    (tmp_path / "few").mkdir()
-    shutil.copy(shop / "wheels" / "torch-2.13.0-py3-none-any.whl", tmp_path / "few")
-    words = ("env", "create", "-s", str(shop / "here.yml"), "--wheels", "few", "--path", "half")
-    first, second = run(tmp_path, *words), run(tmp_path, *words)
-    assert (
-        first.code == 1
-        and "the packages could not be installed" in first.err
-        and f"add what is missing to {tmp_path}/few" in first.err
-    )
-    assert second.code == 1 and f"{tmp_path}/half is half-built\n  fix: remove it" in second.err
-    assert (tmp_path / "half" / UNFINISHED).exists() and not (tmp_path / "half" / "neox-hpc.lock").exists()
-
-
-def test_without_network_the_way_round_it_is_told(shop: Path, tmp_path: Path) -> None:
+def test_a_build_that_fails_tells_the_way_round_the_network_and_is_not_taken_for_a_whole_one(shop: Path, tmp_path: Path) -> None:
     nowhere = {
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
         "PIP_RETRIES": "0",
         "PIP_DEFAULT_TIMEOUT": "1",
         "no_proxy": "127.0.0.1",
     }
-    said = run(tmp_path, "env", "create", "-s", str(shop / "here.yml"), **nowhere)
-    assert said.code == 1 and "without network: on a machine with network" in said.err
-    [line] = [line.strip() for line in said.err.splitlines() if "pip wheel --wheel-dir wheels" in line]
+    words = ("env", "create", "-s", str(shop / "here.yml"))
+    first, second = run(tmp_path, *words, **nowhere), run(tmp_path, *words)
+    assert first.code == 1 and "without network: on a machine with network" in first.err
+    [line] = [line.strip() for line in first.err.splitlines() if "pip wheel --wheel-dir wheels" in line]
     assert all(word in line for word in ("--constraint pins.txt", TORCH, "deepspeed==0.19.8")), line
-    assert (tmp_path / "envs" / "here" / UNFINISHED).exists()
+    assert second.code == 1 and f"{tmp_path}/envs/here is half-built\n  fix: remove it" in second.err
+    assert (tmp_path / "envs" / "here" / UNFINISHED).exists() and not (tmp_path / "envs" / "here" / "neox-hpc.lock").exists()
 
 
 # The script ------------------------------------------------------------------------------------------------------------

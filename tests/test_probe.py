@@ -54,6 +54,23 @@ def test_amd_devices_are_the_nodes_with_simd_units(root: Path) -> None:
     assert (found.accelerator, found.gpu_ids) == ("rocm", ("0", "1"))
 
 
+def test_a_container_runtime_is_found_on_path(root: Path, tmp_path: Path) -> None:
+    for name, mode in (("apptainer", 0o644), ("docker", 0o755), ("singularity", 0o755)):
+        put(tmp_path, f"bin/{name}")
+        (tmp_path / "bin" / name).chmod(mode)
+    assert read_machine({"PATH": f"/nowhere:{tmp_path}/bin"}, root).runtime == "singularity"
+    assert read_machine({"PATH": "/nowhere"}, root).runtime is None
+
+
+def test_a_link_on_the_way_to_what_a_container_is_given_is_followed(tmp_path: Path, root: Path) -> None:
+    put(tmp_path, "real/run/x")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    bound = (f"{tmp_path}/link/run", f"{tmp_path}/real/run", f"{tmp_path}/link/new")
+    facts = probe(loaded().config, slurm(), cwd=tmp_path, environ={}, root=root, image="/no.sif", bound=bound)
+    assert facts.real == {f"{tmp_path}/link/run": f"{tmp_path}/real/run", f"{tmp_path}/link/new": f"{tmp_path}/real/new"}
+    assert facts.exists["/no.sif"] is False
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "ids"),
     [

@@ -90,12 +90,20 @@ def print_standing(standing: Standing) -> None:
                 "elapsed",
                 duration(standing.elapsed_s) + (f", {duration(left)} left" if (left := remaining_s(standing)) is not None else ""),
             ),
+            ("software", _software(standing)),
             ("run", str(run.path)),
             ("log", str(run.log) if run.log.exists() else ""),
             ("output", _output(standing)),
             ("next", _next(standing)),
         ]
     )
+
+
+def _software(standing: Standing) -> str:
+    """What the ranks run in, and the beginning of the number by which it is recognised."""
+    facts = standing.software
+    number = str(facts.get("lock_sha256") or facts.get("image_id") or "")[:12]
+    return f"{facts.get('is') or ''}{f'  ({number})' if number else ''}"
 
 
 def _reason(standing: Standing) -> str:

@@ -43,6 +43,7 @@ def staged(user: User, slurm: Slurm, venv: Path, name: str) -> tuple[Path, str]:
     return Path(said.facts["run_dir"]), user("status", name, "--json").facts["state"]
 
 
+@pytest.mark.full
 def test_a_training_runs_from_the_copies_of_both_nodes_and_leaves_none(user: User, slurm: Slurm, venv: Path) -> None:
     run, state = staged(user, slurm, venv, "copies")
     assert state == "done", (run / "logs" / "job.out").read_text()
