@@ -122,7 +122,7 @@ def test_an_environment_is_never_built_over_something(shop: Path, built: Said) -
     assert again.code == 1 and f"neox-hpc: {shop}/my env exists already\n  fix: give another --path" in again.err
 
 
-def test_a_build_that_fails_tells_the_way_round_the_network_and_is_not_taken_for_a_whole_one(shop: Path, tmp_path: Path) -> None:
+def test_a_build_that_fails_tells_the_way_round_the_network_and_is_not_taken_for_whole(shop: Path, tmp_path: Path) -> None:
     nowhere = {
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
         "PIP_RETRIES": "0",
