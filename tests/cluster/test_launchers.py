@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from model.ranks import read_ranks
+from tests.cluster.evil import EVIL
 from tests.cluster.hosts import Hosts
 from tests.cluster.slurm import REQUIRED, SYSTEM_PATH
 from tests.desk import Said
@@ -22,24 +23,6 @@ from tests.desk import Said
 pytestmark = pytest.mark.cluster
 
 CHECKOUT = Path(__file__).parents[2]
-EVIL = {
-    "SPACES": "  a  b ",
-    "DOLLARS": "$HOME ${PATH} $(id) $$",
-    "TICKS": "`id`",
-    "QUOTES": "it's \"so\" ''",
-    "COMMAS": "a,b;c:d|e&f",
-    "LENGTH": "node(x2)",
-    "LINES": "one\ntwo\n\n",
-    "LETTERS": "größe ☃ 漢",
-    "PERCENTS": "%n %h %u %%",
-    "BACKSLASHES": "a\\nb\\\\c\\",
-    "STARS": "* ? ~ [a-z] {a,b} !x #y",
-    "EQUAL_SIGNS": "a=b=c",
-    "LONG": "x" * 4096,
-    "NOTHING": "",
-}
-"""Values that a launcher, a shell or ssh might take for more than text."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Real:
@@ -64,6 +47,16 @@ LAUNCHERS = {
     "mpich": Real(package="mpich", program="mpiexec.hydra", name="mpiexec"),
     "pdsh": Real(package="pdsh", program="pdsh", name="pdsh", per_node=True),
 }
+
+
+_STAND_IN = """#!/bin/sh
+seen={seen}
+case $* in
+*--node_rank=*) rank=${{*#*--node_rank=}} rank=${{rank%% *}} ;;
+*) rank=${{OMPI_COMM_WORLD_RANK-$PMI_RANK}} ;;
+esac
+{lines}
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +95,9 @@ class Pods:
 
     def stand_in(self, name: str, lines: str) -> str:
         """A Python whose ranks (of pdsh: nodes) run these lines of shell; ``$rank`` is theirs, ``$seen`` a folder."""
-        path = self.cwd / name
-        variables = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")
-        rank = next((f"${variable}" for variable in variables if variable.startswith(self.launcher[:1].upper())), "")
-        number = "${*#*--node_rank=}" if self.real.per_node else rank
-        seen = self.cwd / f"{name}.seen"
+        path, seen = self.cwd / name, self.cwd / f"{name}.seen"
         seen.mkdir()
-        path.write_text(f'#!/bin/sh\nseen={shlex.quote(str(seen))}\nrank="{number}"\nrank=${{rank%% *}}\n{lines}\n')
+        path.write_text(_STAND_IN.format(seen=shlex.quote(str(seen)), lines=lines))
         path.chmod(0o755)
         return str(path)
 
@@ -122,15 +111,12 @@ def pods(request: pytest.FixtureRequest, hosts: Hosts, tmp_path_factory: pytest.
         if os.environ.get(REQUIRED) == "1":
             pytest.fail(f"{REQUIRED}=1, and {reason}")
         pytest.skip(reason)
-    from tests.model.tiny import KEYS, write_tokens
-
     cwd = tmp_path_factory.mktemp(request.param)
     (cwd / "bin").mkdir()
-    (cwd / "bin" / real.name).symlink_to(program)
+    (cwd / "bin" / real.name).write_text(f'#!/bin/sh\nexec {program} "$@"\n')  # no link: Hydra's proxy stands beside the real one
+    (cwd / "bin" / real.name).chmod(0o755)
     (cwd / "hosts").write_text("node1 slots=2\nnode2 slots=2\n")
-    write_tokens(cwd)
-    keys = KEYS | {"data_path": "text", "split": "9,1,0", "train_iters": 3, "save": None, "checkpoint_factor": None}
-    (cwd / "tiny.yml").write_text(yaml.safe_dump(keys))
+    write_tiny(cwd)
     return Pods(hosts=hosts, launcher=request.param, cwd=cwd)
 
 
@@ -194,6 +180,20 @@ def test_a_signal_to_the_job_ends_the_ranks_on_all_hosts(pods: Pods) -> None:
     wait_until(lambda: left_over(pods, "sleeper.seen") == [], "all ranks have ended")
 
 
+@pytest.mark.parametrize("hidden", ["OMPI_COMM_WORLD_RANK", "MPI_LOCALRANKID"])
+def test_mpi_tells_ranks_their_place_where_variables_do_not(pods: Pods, hidden: str) -> None:
+    pytest.importorskip("mpi4py", reason="asks MPI itself: pip install mpi4py")
+    if (hidden[0] == "O") != (pods.launcher == "openmpi") or pods.real.per_node:
+        pytest.skip("a variable of another launcher")
+    program = "import os, model.mpi as m; p = m.find_place(os.environ, mpi=True); print('at', os.environ['MASTER_ADDR'], p)"
+    python = pods.stand_in("asker", f'unset {hidden}\nexec {shlex.quote(sys.executable)} -c {shlex.quote(program)}')
+    said = pods("bash", str(pods.render("asked", python=python) / "job.sh"))
+    places = sorted(line.partition("at ")[2] for line in said.out.splitlines() if "Ranks(" in line)
+    assert places == [
+        f"node1 Ranks(rank={rank}, world_size=4, local_rank={rank % 2}, local_world_size=2)" for rank in range(4)
+    ], said
+
+
 def left_over(pods: Pods, folder: str) -> list[str]:
     """Processes of ranks that still run, whichever host they are on."""
     pids = [path.read_text().strip() for path in (pods.cwd / folder).iterdir()]
@@ -213,28 +213,23 @@ def losses(run: Path) -> list[float]:
     return curve(run)
 
 
-@pytest.fixture(scope="module")
-def reference(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """The curve of the same four ranks on one host, started by DeepSpeed's own launcher."""
+def write_tiny(cwd: Path) -> None:
+    """``tiny.yml``, three steps of the tiny model, and its data."""
     from tests.model.tiny import KEYS, write_tokens
 
-    cwd = tmp_path_factory.mktemp("local")
     write_tokens(cwd)
     keys = KEYS | {"data_path": "text", "split": "9,1,0", "train_iters": 3, "save": None, "checkpoint_factor": None}
     (cwd / "tiny.yml").write_text(yaml.safe_dump(keys))
-    words = (
-        "render",
-        "--site",
-        "local",
-        "--site-set",
-        "node.gpus=0",
-        "--site-set",
-        "node.cpu_ranks=4",
-        "--name",
-        "one",
-        "tiny.yml",
-    )
+
+
+@pytest.fixture(scope="module")
+def reference(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The curve of four ranks on one host, started by DeepSpeed's own launcher."""
+    cwd = tmp_path_factory.mktemp("local")
+    write_tiny(cwd)
     own = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    sets = ("--site-set", "node.gpus=0", "--site-set", "node.cpu_ranks=4")
+    words = ("render", "--site", "local", *sets, "--name", "one", "tiny.yml")
     rendered = hosts.run("node1", [sys.executable, "-m", "neox_hpc", *words], cwd=cwd, environ=own)
     assert rendered.returncode == 0, rendered.stderr
     done = hosts.run("node1", ["bash", str(cwd / "runs/one/job.sh")], cwd=cwd, environ=own, timeout_s=180)

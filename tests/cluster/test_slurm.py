@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.evil import EVIL
 from tests.cluster.slurm import Slurm
 from tests.cluster.user import User
 from tests.desk import Said
@@ -45,20 +46,21 @@ class Trained:
     """The job as Slurm describes it."""
     followed: Said
     environment: dict[str, str] = field(repr=False)
-    """Of the second rank."""
+    """Of the third rank, on the second node."""
 
 
 @pytest.fixture(scope="module")
 def trained(user: User, slurm: Slurm) -> Trained:
     python = user.python("python-that-tells", f'env -0 >"{user.cwd}/environment.$SLURM_PROCID"')
-    options = ("--time", "30m", "--name", "tiny")
+    values = [word for name, value in EVIL.items() for word in ("--site-set", f"env.{name}={json.dumps(value)}")]
+    options = ("--time", "30m", "--name", "tiny", "--site-set", "node.cpu_ranks=2", *values)
     dry_run = user.submit("--dry-run", *options, python=python)
     submitted = user.submit("--json", *options, python=python, environ=HOSTILE)
     assert submitted.code == 0, submitted
     job_id, path = str(submitted.facts["job_id"]), Path(submitted.facts["run_dir"])
     slurm.ask("scontrol", "write", "batch_script", job_id, str(user.cwd / "taken.sh"))
     followed = user("logs", "-f", "tiny", timeout_s=120)
-    variables = (user.cwd / "environment.1").read_text().split("\0")
+    variables = (user.cwd / "environment.2").read_text().split("\0")
     return Trained(
         path=path,
         job_id=job_id,
@@ -85,7 +87,7 @@ def processes_of(run: Path) -> list[str]:
 
 
 def test_two_nodes_train_one_model(trained: Trained) -> None:
-    assert (trained.path / "logs" / "1" / "hostfile").read_text() == "node1 slots=1\nnode2 slots=1\n"
+    assert (trained.path / "logs" / "1" / "hostfile").read_text() == "node1 slots=2\nnode2 slots=2\n"
     losses = [line["loss"] for line in metrics(trained.path) if "loss" in line]
     assert [line["step"] for line in metrics(trained.path) if "loss" in line] == list(range(1, 21))
     assert losses[-1] < losses[0] - 1
@@ -93,8 +95,7 @@ def test_two_nodes_train_one_model(trained: Trained) -> None:
     assert (checkpoints / "latest").read_text().strip() == "global_step20"
     assert sorted(path.name for path in (checkpoints / "global_step10").iterdir()) == [
         "manifest.json",
-        "rank0.safetensors",
-        "rank1.safetensors",
+        *(f"rank{rank}.safetensors" for rank in range(4)),
     ]
 
 
@@ -121,12 +122,20 @@ def test_what_the_dry_run_showed_is_what_slurm_runs(trained: Trained) -> None:
 
 def test_a_hostile_shell_changes_nothing_of_the_job(trained: Trained) -> None:
     said = dict(word.split("=", 1) for word in trained.shown.split() if "=" in word)
-    assert (said["JobName"], said["TimeLimit"], said["NumNodes"], said["NumTasks"]) == ("tiny", "00:30:00", "2", "2")
+    assert (said["JobName"], said["TimeLimit"], said["NumNodes"], said["NumTasks"]) == ("tiny", "00:30:00", "2", "4")
     assert (said["Requeue"], said["StdOut"]) == ("0", f"{trained.path}/logs/job.out")
     assert trained.environment.get("FOO") is None
-    assert trained.environment["SLURM_JOB_NAME"] == "tiny" and trained.environment["SLURM_NTASKS"] == "2"
+    assert trained.environment["SLURM_JOB_NAME"] == "tiny" and trained.environment["SLURM_NTASKS"] == "4"
     assert trained.environment["SLURM_JOB_ID"] == trained.job_id
     assert trained.environment["GLOO_SOCKET_IFNAME"] == "eth0"
+
+
+def test_values_of_the_environment_reach_a_rank_as_they_are(trained: Trained) -> None:
+    assert {name: trained.environment[name] for name in EVIL} == EVIL
+
+
+def test_lines_carry_the_rank_that_printed_them(trained: Trained) -> None:
+    assert "0: finished at step 20" in trained.followed.out
 
 
 def test_accounting_is_off_here(slurm: Slurm, trained: Trained) -> None:
