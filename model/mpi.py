@@ -17,10 +17,12 @@ def find_place(environ: MutableMapping[str, str], *, mpi: bool) -> Ranks:
     if not mpi:
         return read_ranks(environ)
     try:
-        found = find_ranks(environ)
+        return find_ranks(environ) or ask_mpi(environ)
     except ValueError:  # PMIx tells a rank its number and nothing more
-        found = None
-    return found or ask_mpi(environ)
+        ranks = ask_mpi(environ)
+        if ranks.world_size == 1:  # the MPI of another launcher, which knows nothing of this one
+            raise
+        return ranks
 
 
 def ask_mpi(environ: MutableMapping[str, str]) -> Ranks:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.cluster
 
 CHECKOUT = Path(__file__).parents[2]
 
+
 @dataclass(frozen=True, kw_only=True)
 class Real:
     """A launcher that runs here."""
@@ -180,18 +181,17 @@ def test_a_signal_to_the_job_ends_the_ranks_on_all_hosts(pods: Pods) -> None:
     wait_until(lambda: left_over(pods, "sleeper.seen") == [], "all ranks have ended")
 
 
-@pytest.mark.parametrize("hidden", ["OMPI_COMM_WORLD_RANK", "MPI_LOCALRANKID"])
-def test_mpi_tells_ranks_their_place_where_variables_do_not(pods: Pods, hidden: str) -> None:
+def test_mpi_tells_ranks_their_place_where_variables_do_not(pods: Pods) -> None:
     pytest.importorskip("mpi4py", reason="asks MPI itself: pip install mpi4py")
-    if (hidden[0] == "O") != (pods.launcher == "openmpi") or pods.real.per_node:
-        pytest.skip("a variable of another launcher")
+    if pods.launcher != "openmpi":
+        pytest.skip("mpi4py takes the MPI that it finds first: with several installed, Open MPI's")
     program = "import os, model.mpi as m; p = m.find_place(os.environ, mpi=True); print('at', os.environ['MASTER_ADDR'], p)"
-    python = pods.stand_in("asker", f'unset {hidden}\nexec {shlex.quote(sys.executable)} -c {shlex.quote(program)}')
+    python = pods.stand_in("asker", f"unset OMPI_COMM_WORLD_RANK\nexec {shlex.quote(sys.executable)} -c {shlex.quote(program)}")
     said = pods("bash", str(pods.render("asked", python=python) / "job.sh"))
     places = sorted(line.partition("at ")[2] for line in said.out.splitlines() if "Ranks(" in line)
-    assert places == [
-        f"node1 Ranks(rank={rank}, world_size=4, local_rank={rank % 2}, local_world_size=2)" for rank in range(4)
-    ], said
+    assert places == [f"node1 Ranks(rank={rank}, world_size=4, local_rank={rank % 2}, local_world_size=2)" for rank in range(4)], (
+        said
+    )
 
 
 def left_over(pods: Pods, folder: str) -> list[str]:

@@ -53,9 +53,9 @@ class Trained:
 def trained(user: User, slurm: Slurm) -> Trained:
     python = user.python("python-that-tells", f'env -0 >"{user.cwd}/environment.$SLURM_PROCID"')
     values = [word for name, value in EVIL.items() for word in ("--site-set", f"env.{name}={json.dumps(value)}")]
-    options = ("--time", "30m", "--name", "tiny", "--site-set", "node.cpu_ranks=2", *values)
-    dry_run = user.submit("--dry-run", *options, python=python)
-    submitted = user.submit("--json", *options, python=python, environ=HOSTILE)
+    options = ("--time", "30m", "--name", "tiny", *values)
+    dry_run = user.submit("--dry-run", *options, python=python, ranks=2)
+    submitted = user.submit("--json", *options, python=python, environ=HOSTILE, ranks=2)
     assert submitted.code == 0, submitted
     job_id, path = str(submitted.facts["job_id"]), Path(submitted.facts["run_dir"])
     slurm.ask("scontrol", "write", "batch_script", job_id, str(user.cwd / "taken.sh"))

@@ -34,13 +34,18 @@ class User:
         return Said(said.returncode, said.stdout, said.stderr)
 
     def submit(
-        self, *more: str, python: str = sys.executable, environ: Mapping[str, str] | None = None, timeout_s: float = 60.0
+        self,
+        *more: str,
+        python: str = sys.executable,
+        environ: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+        ranks: int = 1,
     ) -> Said:
-        """Submit ``tiny.yml`` to two nodes with one rank each: the open facts of the generic Slurm site are given."""
+        """Submit ``tiny.yml`` to two nodes with so many ranks each: the open facts of the generic Slurm site are given."""
         facts = {
             "node.gpus": "0",
-            "node.cpu_ranks": "1",
-            "node.cores": "1",
+            "node.cpu_ranks": str(ranks),
+            "node.cores": str(ranks),
             "network.interface": "eth0",  # of the nodes; their other one is the loopback
             "software.python": python,
         }

@@ -241,3 +241,11 @@ def test_mpi_is_asked_where_no_launcher_tells_and_the_configuration_wants_it(
     environ: dict[str, str], asked: bool, rank: int
 ) -> None:
     assert find_place(dict(environ), mpi=asked).rank == rank
+
+
+def test_an_mpi_that_knows_of_no_other_rank_is_not_believed_against_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every rank would train alone: mpi4py loads the MPI that it finds first."""
+    alone: Any = SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=World(0, 1), COMM_TYPE_SHARED="shared"))
+    monkeypatch.setitem(sys.modules, "mpi4py", alone)
+    with pytest.raises(ValueError, match="Hydra set a rank and no world size"):
+        find_place({"PMIX_RANK": "3"}, mpi=True)
