@@ -27,16 +27,19 @@ class RareAsk:
 
     ask: Callable[[], Answer]
     clock: Callable[[], float]
+    least_s: float = 0.0
+    """A site may forbid questions that follow each other faster."""
     _asked: int = field(default=0, init=False)
-    _due_s: float = field(default=0.0, init=False)
+    _last_s: float | None = field(default=None, init=False)
     _answer: Answer = field(default_factory=Answer, init=False)
 
     def __call__(self) -> Answer:
         now_s = self.clock()
-        if self._asked == 0 or now_s >= self._due_s:
+        wait_s = max(self.least_s, ASK_S[min(self._asked, len(ASK_S) - 1)])
+        if self._last_s is None or now_s - self._last_s >= wait_s:
             self._answer = self.ask()
             self._asked += 1
-            self._due_s = now_s + ASK_S[min(self._asked, len(ASK_S) - 1)]
+            self._last_s = now_s
         return self._answer
 
     def soon(self) -> None:
@@ -57,7 +60,7 @@ def follow(
     Args:
         shared: the scheduler serves others too: ask it rarely.
     """
-    rare = RareAsk(ask, clock)
+    rare = RareAsk(ask, clock, float(run.plan.get("poll_s") or 0.0))
     marks: object = None
     lost_s: float | None = None
     while True:

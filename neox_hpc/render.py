@@ -6,6 +6,7 @@ Templates may loop, include and quote; every decision is in the plan.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -72,17 +73,24 @@ def render_summary(plan: Plan) -> str:
         "account": plan.account,
         "queue": plan.queue,
         "walltime_s": plan.walltime_s,
+        "poll_s": plan.site.poll_s,
     }
     return json.dumps(summary, indent=1) + "\n"
 
 
+_SENTINEL = re.compile(r"(^\W*[fF]|\n[ \t]*#[ \t]*[SPB])(?=lux:|LUX:|BATCH|BS|SUB)", re.MULTILINE)
+
+
 def quote(value: Any) -> str:
-    """One word for a shell: quoted, or left to the job's shell where it is a :class:`Shell` word or an expanding variable."""
+    """One word for a shell: quoted, or left to the job's shell where it is a :class:`Shell` word or an expanding variable.
+
+    A line of a value may begin like a directive, which LSF and Flux look for in the whole script: quotes part its word.
+    """
     if isinstance(value, Shell):
-        return f'"{value}"'
+        return _SENTINEL.sub(r'\1""', f'"{value}"')
     if isinstance(value, EnvValue):
-        return quote(expanding(value.value)) if value.expand else shlex.quote(value.value)
-    return shlex.quote(str(value))
+        return quote(expanding(value.value)) if value.expand else quote(value.value)
+    return _SENTINEL.sub(r"\1''", shlex.quote(str(value)))
 
 
 def wrap(words: Iterable[Any], indent: int = 2, width: int = 110) -> str:

@@ -431,6 +431,9 @@ class Site(_Facts):
         default=None,
         description="Where hosts stand (NAME slots=N) that no scheduler gives; the key hostfile and DLTS_HOSTFILE go before.",
     )
+    poll_s: float | None = Field(
+        default=None, gt=0, description="Fewest seconds between two questions to the scheduler, where the site's rules say so."
+    )
     skip_directives: Directives = Field(
         default=(),
         description="Options that the site's filter refuses, so that they are not written: '--export', '-k'.",

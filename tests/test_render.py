@@ -133,6 +133,7 @@ def test_plan_json_says_what_status_needs() -> None:
         "account": None,
         "queue": None,
         "walltime_s": 3600,
+        "poll_s": None,
     }
 
 
@@ -144,6 +145,19 @@ def test_a_quoted_value_arrives_as_it_was(text: str) -> None:
     for value, written in ((text, quote(text)), (text, quote(EnvValue(value=text, expand=True)))):
         done = subprocess.run(["sh", "-c", f"printf %s {written}"], capture_output=True, check=True)
         assert done.stdout.decode() == value
+
+
+LIKE_DIRECTIVES = ["a\nflux: -N9", "a\n# FLUX: -N9", "flux: x", "a\n#PBS -l select=9", "a\n#BSUB -n 9", "a\n#SBATCH -N9\n#flux:"]
+
+
+@pytest.mark.parametrize("text", LIKE_DIRECTIVES)
+def test_a_line_of_a_value_is_never_taken_for_a_directive(text: str) -> None:
+    """RFC 36's pattern, and the words of the others at the beginning of a line."""
+    for value in (text, EnvValue(value=text), EnvValue(value=text, expand=True)):
+        lines = f"export A={quote(value)}\nrun \\\n  {quote(value)}".splitlines()
+        assert not [line for line in lines if re.match(r"[^\w]*(flux|FLUX):|#(SBATCH|PBS|BSUB)", line)]
+        done = subprocess.run(["sh", "-c", f"printf %s {quote(value)}"], capture_output=True, check=True)
+        assert done.stdout.decode() == text
 
 
 def test_an_expanding_value_takes_the_jobs_variable_and_nothing_else() -> None:

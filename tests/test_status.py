@@ -128,6 +128,20 @@ def test_a_shared_scheduler_is_asked_ever_more_rarely(tmp_path: Path) -> None:
     assert len(asked) < 20
 
 
+def test_a_site_may_forbid_questions_within_a_minute(tmp_path: Path) -> None:
+    clock, run, asked = Clock(), make_run(tmp_path), []
+    (run.path / "plan.json").write_text(json.dumps({"scheduler": "slurm", "site": "x", "train_iters": 100, "poll_s": 60.0}))
+
+    def ask() -> Answer:
+        asked.append(clock.now_s)
+        return said(JobState.RUNNING if clock.now_s < 300 else JobState.DONE)
+
+    for _ in follow(run, ask, shared=True, clock=clock, sleep=clock.sleep):
+        if clock.now_s == 100.0:  # what happens in the run directory makes no exception
+            (run.path / "logs" / "2").mkdir()
+    assert min(after - before for before, after in itertools.pairwise(asked)) == 60.0
+
+
 def test_an_outcome_that_appears_makes_the_next_question_come_at_once(tmp_path: Path) -> None:
     clock, run, asked = Clock(), make_run(tmp_path), []
 

@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -261,6 +262,38 @@ def test_nodes_and_rendezvous_come_from_the_jobs_own_scheduler(stage: Stage, sch
     assert (stage.run / "logs/1/hostfile").read_text() == "n1 slots=2\nn2 slots=2\n"
     assert stage.env()["MASTER_ADDR"] == "n1"
     assert int(stage.env()["MASTER_PORT"]) == port_of("f2ab" if scheduler == "flux" else "123456")
+
+
+def test_shellcheck_finds_nothing_in_the_script_of_any_scheduler(stage: Stage) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("no shellcheck here: apt-get install shellcheck")
+    for scheduler in QUEUED:
+        (stage.root / f"{scheduler}.sh").write_text(render_script(slurm_job(stage, f"scheduler={scheduler}")))
+    command = ["shellcheck", "--shell=sh", "--format=gcc", *(f"{name}.sh" for name in QUEUED)]
+    done = subprocess.run(command, cwd=stage.root, text=True, capture_output=True, check=False)
+    assert done.stdout == ""
+
+
+def test_scripts_of_two_schedulers_differ_in_directives_clean_up_job_and_hosts_only(stage: Stage) -> None:
+    bodies = []
+    for scheduler in QUEUED:
+        lines = render_script(slurm_job(stage, f"scheduler={scheduler}")).splitlines()
+        own = (
+            "#SBATCH",
+            "#PBS",
+            "#BSUB",
+            "#flux:",
+            "job=",
+            "# small on",
+            "# --export",
+            "export SLURM_EXPORT_ENV",
+            "export PATH",
+            "# The file",
+        )
+        bodies.append(
+            [line for line in lines if line and not line.startswith(own) and not re.search(r"\| unique$|^unique <|no job of", line)]
+        )
+    assert bodies == [bodies[0]] * len(QUEUED)
 
 
 def test_a_second_start_in_the_same_job_has_a_port_of_its_own(stage: Stage) -> None:
