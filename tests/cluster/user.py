@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,3 +67,10 @@ class User:
             assert time.monotonic() < deadline, f"not {state} at step {step} but {facts}\n{log.read_text() if log.exists() else ''}"
             time.sleep(POLL_S)
         return facts
+
+    def wait_until(self, happened: Callable[[], bool], *, limit_s: float = 30.0) -> None:
+        """Until something is so."""
+        deadline = time.monotonic() + limit_s
+        while not happened():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(POLL_S)
