@@ -18,7 +18,7 @@ from tests.fakes.jsrun import jsrun
 from tests.fakes.machine import Machine, read_machine, write_machine
 from tests.fakes.pals import pals
 from tests.fakes.ranks import Launch, start
-from tests.fakes.srun import srun
+from tests.fakes.srun import show_hostnames, srun
 
 LAUNCHERS: dict[str, tuple[str, Callable[[Line, Machine, Mapping[str, str]], Launch]]] = {
     # our launcher's name: the program's name on PATH, and what it makes of its command line
@@ -42,6 +42,7 @@ QUEUES: dict[str, Callable[[Line, Machine, Mapping[str, str]], int]] = {
     "bjobs": lsf.bjobs,
     "bkill": lsf.bkill,
     "bqueues": lsf.bqueues,
+    "scontrol show hostnames": show_hostnames,
     "flux batch": flux.batch,
     "flux jobs": flux.jobs,
     "flux cancel": flux.cancel,
@@ -96,19 +97,12 @@ def main(fake: str, home: str) -> None:
 
 def run(fake: str, words: list[str], machine: Machine, environ: Mapping[str, str]) -> int:
     """A program's work; its exit status."""
-    if fake == "flux":
-        return _flux(words, machine, environ)
-    if fake in LAUNCHERS:
+    if fake in LAUNCHERS and fake != "flux":
         return start(machine, place(fake, words, machine, environ))
-    return QUEUES[fake](read_line(read_table(fake), words), machine, environ)
-
-
-def _flux(words: list[str], machine: Machine, environ: Mapping[str, str]) -> int:
-    """flux's commands: the words before the first that is none."""
-    if words[:1] == ["run"]:
+    if fake == "flux" and words[:1] == ["run"]:
         return start(machine, place("flux", words[1:], machine, environ))
     for command, work in QUEUES.items():
         name = command.split()
-        if name[0] == "flux" and words[: len(name) - 1] == name[1:]:
+        if name[0] == fake and words[: len(name) - 1] == name[1:]:
             return work(read_line(read_table(command.replace(" ", "-")), words[len(name) - 1 :]), machine, environ)
-    raise Refused(f"flux: `{' '.join(words[:1])}' is not a flux command.  See 'flux --help'")
+    raise Refused(f"{fake}: `{' '.join(words[:1])}' is not a {fake} command.  See '{fake} --help'")

@@ -77,6 +77,7 @@ def _start(machine: Machine, launch: Launch, rank: Placed) -> subprocess.Popen[b
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT if launch.label else None,
+        start_new_session=True,  # a signal to the job's processes on this host reaches ranks by their launcher alone
     )
 
 

@@ -73,6 +73,13 @@ def hostnames(text: str) -> Iterator[str]:
             yield from (f"{prefix}{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1))
 
 
+def show_hostnames(line: Line, machine: Machine, environ: Mapping[str, str]) -> int:
+    """``scontrol show hostnames``: a name a line."""
+    for text in line.rest or (environ.get("SLURM_JOB_NODELIST", ""),):
+        print("\n".join(hostnames(text)))
+    return 0
+
+
 def spread(line: Line, hosts: list[str], per_host: int, total: int) -> list[tuple[int, str, int]]:
     """Block by block, or one a node in turn."""
     if not line.text("distribution", "block").startswith("cyclic"):
