@@ -36,7 +36,7 @@ def jsrun(step: Step) -> list[str]:
     if step.cores_per_rank:
         cores, bind = str(step.cores_per_rank * tasks), f"packed:{step.cores_per_rank}"
     else:
-        cores, bind = "ALL_CPUS", "none"
+        cores, bind = "1" if one else "ALL_CPUS", "none"  # all of a host's are there for one set only
     return [
         "jsrun",
         f"--nrs={step.nodes * sets}",

@@ -36,6 +36,7 @@ def _launch(line: Line, machine: Machine, environ: Mapping[str, str], bind: Bind
     per_host = line.number("ppn", line.number("perhost", 1))
     total = line.number("np", per_host * len(hosts))
     places = block(hosts, per_host, total)
+    given = passed_on(line, environ)
     placed = []
     for rank, host, local in places:
         here = locals_of(places, host)
@@ -43,11 +44,10 @@ def _launch(line: Line, machine: Machine, environ: Mapping[str, str], bind: Bind
         if prefix:
             numbers = {"RANK": rank, "SIZE": total, "LOCAL_RANK": local, "LOCAL_SIZE": here}
             env |= {f"{prefix}_{name}": number for name, number in numbers.items()}
-        cores = bind(line, machine.shape, local, here, environ)
+        cores = bind(line, machine.shape, local, here, {**environ, **given})
         placed.append(
             Placed(rank=rank, host=host, local=local, cores=cores, env={name: str(number) for name, number in env.items()})
         )
-    given = passed_on(line, environ)
     starter = os.uname().nodename  # ranks beside mpirun are its children, the others a remote shell's
     return Launch(
         ranks=tuple(placed),
@@ -134,7 +134,7 @@ def _bound_by_intel(line: Line, shape: Shape, local: int, here: int, environ: Ma
     """
     if environ.get("I_MPI_PIN", "1").lower() in ("0", "no", "off", "disable"):
         return None
-    domain = environ.get("I_MPI_PIN_DOMAIN", "auto")
+    domain = environ.get("I_MPI_PIN_DOMAIN", "auto").removesuffix(":compact")
     if masks := re.fullmatch(r"\[(.*)\]", domain):
         chosen = masks[1].split(",")[local % len(masks[1].split(","))]
         return _named(",".join(str(bit) for bit in range(512) if int(chosen, 16) >> bit & 1), shape)

@@ -59,8 +59,8 @@ QUEUED = {
 }
 """Launchers under the schedulers of their sites."""
 BARE = {
-    "impi": Pretended(site="mpi", shape="cluster", programs=("impi",), sets=("launcher=impi",)),
-    "mvapich": Pretended(site="mpi", shape="cluster", programs=("mvapich",), sets=("launcher=mvapich",)),
+    "impi": Pretended(site="./hosts.yml", shape="cluster", programs=("impi",), sets=("launcher=impi", "node.cores=32")),
+    "mvapich": Pretended(site="./hosts.yml", shape="cluster", programs=("mvapich",), sets=("launcher=mvapich", "node.cores=32")),
     "srun": Pretended(
         site="frontier", shape="frontier", programs=("srun", "scontrol show hostnames"), sets=("node.cpu_masks=[49-55, 57-63]",)
     ),
@@ -98,7 +98,7 @@ class Desk:
         sets = (*SMALL, *self.pretended.sets, f"software.python={python}", f"modules.init={self.cwd / 'init.sh'}")
         words = [word for text in sets for word in ("--site-set", text)]
         options = ("--nodes", "2", "--time", "10m", "--name", name, *self.pretended.options)
-        account = () if self.pretended.site == "mpi" else ("--account", "abc123")
+        account = () if self.pretended.site == "./hosts.yml" else ("--account", "abc123")
         return self(command, "--site", self.pretended.site, *words, *options, *account, "tiny.yml")
 
     def state(self, name: str) -> str:
@@ -132,6 +132,8 @@ def desk(pretended: Pretended, hosts: Hosts, cwd: Path) -> Desk:
         )
     (cwd / "home").mkdir()
     (cwd / "hosts").write_text("node1 slots=2\nnode2 slots=2\n")
+    site = {"scheduler": "local", "launcher": "openmpi", "hostfile": str(cwd / "hosts")}
+    (cwd / "hosts.yml").write_text(yaml.safe_dump(site))
     (cwd / "init.sh").write_text(f"PATH={shlex.quote(str(cwd / 'bin'))}:$PATH\nmodule() {{ :; }}\n")
     write_tokens(cwd)
     keys = KEYS | {"data_path": "text", "split": "9,1,0", "train_iters": 3, "save": None, "checkpoint_factor": None}
