@@ -10,6 +10,7 @@ import fcntl
 import getpass
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -132,6 +133,7 @@ def see_to(home: str, number: int) -> None:
     """A job's life, in a process of its own."""
     from tests.fakes.machine import read_machine
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job ignores nothing that its submitter's shell ignored
     machine = read_machine(Path(home))
     while _waits(machine, _now(machine, number)):
         time.sleep(POLL_S)

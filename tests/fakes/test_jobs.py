@@ -41,7 +41,7 @@ class Pretended:
     shape: str
     programs: tuple[str, ...]
     sets: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ("--time", "10m", "--account", "abc123")
 
 
 QUEUED = {
@@ -50,7 +50,7 @@ QUEUED = {
         shape="polaris",
         programs=(*PBS, "pals"),
         sets=("node.cpu_masks=[24-31, 16-23]",),
-        options=("--queue", "debug"),
+        options=("--time", "10m", "--account", "abc123", "--queue", "debug"),
     ),
     "jsrun": Pretended(
         site="summit", shape="summit", programs=(*LSF, "jsrun"), sets=("node.cpu_masks=[0-6, 22-28]", "node.nics=[]")
@@ -59,8 +59,10 @@ QUEUED = {
 }
 """Launchers under the schedulers of their sites."""
 BARE = {
-    "impi": Pretended(site="./hosts.yml", shape="cluster", programs=("impi",), sets=("launcher=impi", "node.cores=32")),
-    "mvapich": Pretended(site="./hosts.yml", shape="cluster", programs=("mvapich",), sets=("launcher=mvapich", "node.cores=32")),
+    "impi": Pretended(site="./hosts.yml", shape="cluster", programs=("impi",), sets=("launcher=impi", "node.cores=32"), options=()),
+    "mvapich": Pretended(
+        site="./hosts.yml", shape="cluster", programs=("mvapich",), sets=("launcher=mvapich", "node.cores=32"), options=()
+    ),
     "srun": Pretended(
         site="frontier", shape="frontier", programs=("srun", "scontrol show hostnames"), sets=("node.cpu_masks=[49-55, 57-63]",)
     ),
@@ -97,9 +99,9 @@ class Desk:
         """``neox-hpc submit`` or ``render`` of the tiny model."""
         sets = (*SMALL, *self.pretended.sets, f"software.python={python}", f"modules.init={self.cwd / 'init.sh'}")
         words = [word for text in sets for word in ("--site-set", text)]
-        options = ("--nodes", "2", "--time", "10m", "--name", name, *self.pretended.options)
-        account = () if self.pretended.site == "./hosts.yml" else ("--account", "abc123")
-        return self(command, "--site", self.pretended.site, *words, *options, *account, "tiny.yml")
+        return self(
+            command, "--site", self.pretended.site, *words, "--nodes", "2", "--name", name, *self.pretended.options, "tiny.yml"
+        )
 
     def state(self, name: str) -> str:
         said = self("status", name, "--json")
