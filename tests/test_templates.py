@@ -216,6 +216,15 @@ def test_the_node_that_fails_first_has_its_status_and_tells_the_others(stage: St
     assert [far_node(stage, number, command).wait(timeout=10) for number in (1, 0)] == [7, 0]
 
 
+def test_a_program_that_is_no_training_runs_on_a_node_after_another_one_has_failed(stage: Stage) -> None:
+    job = pdsh_job(stage)
+    stage.finish(job)
+    (stage.run / "logs/1/failed-node").mkdir()
+    words = LAUNCHERS["pdsh"](dataclasses.replace(job.step, program=(str(stage.root / "bin" / "python"), "to clean", "up")))
+    assert far_node(stage, 0, expand(words[-1], node_sh=str(stage.run / "logs/1/node.sh"))).wait(timeout=10) == 0
+    assert stage.argv()[1:] == ["to clean", "up"]
+
+
 def test_ranks_start_in_the_snapshot_of_the_code(stage: Stage) -> None:
     stage.finish(slurm_job(stage))
     assert (stage.root / "record" / "cwd").read_text().strip() == str(stage.run / "code")

@@ -39,7 +39,8 @@ def pdsh(step: Step) -> list[str]:
     """``pdsh … "sh NODE.SH 'python -m deepspeed.launcher.launch …'"``.
 
     The far shell knows nothing of the job and need not be a POSIX one: it runs ``$node_sh`` (templates/launch/pdsh.sh.j2), which
-    holds the job's variables, evaluates the command, and ends it when another node fails or pdsh is gone.
+    holds the job's variables, evaluates the command, and ends it when another node fails or pdsh is gone.  A program that is no
+    training runs to its end.
     -S: the exit status of the node that failed comes back; -b: one signal ends all; %n: the node's number.
     """
     command = " ".join(map(_far, _launch(step, Shell("$world_info"), _NODE_RANK)))
@@ -50,7 +51,7 @@ def pdsh(step: Step) -> list[str]:
         *("-f", str(step.nodes)),  # all at once
         *("-w", type(step.nodefile)(f"^{step.nodefile}")),
         *step.launcher_args,
-        Shell("sh $node_sh " + _as_it_is(shlex.quote(command))),
+        Shell(f"sh $node_sh {_as_it_is(shlex.quote(command))}{' to-its-end' if step.program else ''}"),
     ]
 
 
