@@ -87,7 +87,7 @@ LAUNCHERS = (
     Variables(
         launcher="srun",
         rank=("SLURM_PROCID",),
-        world_size=("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
+        world_size=("SLURM_STEP_NUM_TASKS",),  # SLURM_NTASKS is the job's, and stands in a batch script beside SLURM_PROCID=0
         local_rank=("SLURM_LOCALID",),
     ),
 )
@@ -114,7 +114,7 @@ def find_ranks(environ: Mapping[str, str]) -> Ranks | None:
     for launcher in LAUNCHERS:
         numbers = (launcher.rank, launcher.world_size, launcher.local_rank, launcher.local_world_size)
         rank, world, local, local_world = (_first(environ, names) for names in numbers)
-        if rank is None or (world is None and launcher.launcher == "srun"):  # a batch script has SLURM_PROCID, too
+        if rank is None or (world is None and launcher.launcher == "srun"):  # a batch script, outside of srun
             continue
         if world is None or local is None:
             lacking = launcher.world_size if world is None else launcher.local_rank

@@ -123,7 +123,8 @@ def test_srun_that_serves_pmi_is_still_srun() -> None:
 
 def test_a_batch_script_without_a_task_is_a_single_process() -> None:
     assert read_ranks({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}) == ALONE
-    assert read_ranks({"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}) == ALONE
+    seen = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2"}  # in Slurm 22.05
+    assert read_ranks(seen) == ALONE
     assert find_ranks({}) is None
 
 
