@@ -21,7 +21,8 @@ import pytest
 from neox_hpc.containers import CONTAINERS, Bind, Container
 from neox_hpc.probe import read_image_arch
 from tests.cluster.apptainer import Apptainer, make_apptainer, obstacle
-from tests.cluster.slurm import REQUIRED
+from tests.cluster.slurm import REQUIRED, Slurm
+from tests.cluster.user import User
 from tests.desk import Desk, desk
 
 __all__ = ["desk"]
@@ -32,6 +33,7 @@ EVIL = 'a,b "c" $HOME `id` \\ $(id) it\'s\n#second line (x2)* ünï'
 RANK = """#!/bin/sh
 run=$1
 env -0 >"$run/env"
+env -0 >"$run/env.${SLURM_PROCID:-}"
 pwd >"$run/cwd"
 printf '%s\\0' "$@" >"$run/argv"
 cat ${PROBE:-/dev/null} >"$run/probed"
@@ -176,6 +178,33 @@ def test_an_image_that_is_not_there_ends_the_job_with_apptainers_words(desk: Des
     (tmp_path / "broken.sif").write_text("not an image")
     seen = job(desk, tmp_path / "broken.sif")
     assert seen.facts["exit_status"] == 255 and "FATAL" in Path(seen.facts["log"]).read_text()
+
+
+@pytest.mark.parametrize("stage", [(), ("image", "code")], ids=["shared", "on the nodes' disks"])
+def test_srun_starts_a_container_for_every_rank(
+    user: User, slurm: Slurm, apptainer: Apptainer, sif: Path, stage: tuple[str, ...]
+) -> None:
+    """Two nodes of a real Slurm; its jobs' login shell finds Apptainer."""
+    programs = slurm.user_home / "apptainer-bin"
+    programs.mkdir(exist_ok=True)
+    apptainer.program(programs)
+    (slurm.user_home / ".profile").write_text(f"PATH={programs}:$PATH\n")
+    sets = [word for kind in stage for word in ("--site-set", f"stage.{kind}=node_local")]
+    sets += ["--site-set", "container.runtime=apptainer", "--site-set", f"node.local_disk={slurm.disk}", "--container", str(sif)]
+    try:
+        said = user.submit("--name", f"contained-{len(stage)}", "--json", *sets)
+        assert said.code == 0, said.err
+        facts = user.wait_for(said.facts["run_dir"], "failed")
+    finally:
+        (slurm.user_home / ".profile").unlink()
+    run = Path(facts["run_dir"])
+    ranks = [dict(pair.split("=", 1) for pair in (run / f"env.{n}").read_text().split("\0") if "=" in pair) for n in (0, 1)]
+    assert [rank["SLURMD_NODENAME"] for rank in ranks] == ["node1", "node2"]
+    assert {rank["MASTER_ADDR"] for rank in ranks} == {"node1"} and facts["exit_status"] == 42
+    place = f"{slurm.disk}/neox-hpc-{facts['job_id']}.1" if stage else str(run)
+    assert (run / "cwd").read_text() == f"{place}/code\n"
+    assert {Path(rank["APPTAINER_CONTAINER"]) for rank in ranks} == {Path(f"{place}.image") if stage else sif}
+    assert [list(folder.iterdir()) for folder in sorted(slurm.disk.with_name("disks").iterdir())] == [[], []]
 
 
 def _yaml(text: str) -> str:
