@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from neox_hpc.errors import UserError
 from neox_hpc.probe import Facts
 from neox_hpc.render import render_script
-from neox_hpc.site import UNFINISHED
+from neox_hpc.site import UNFINISHED, ContainerRuntime, Software, Stage
 from neox_hpc.site_files import load_site
 from neox_hpc.user_config import FILE
 from tests.desk import Desk, desk
@@ -19,6 +20,7 @@ from tests.planning import plan, planned, site, wrongs
 
 __all__ = ["desk"]
 
+ROOT = Path(__file__).resolve().parent.parent
 BARE = ("slurm", "node.gpus=4")
 
 
@@ -59,6 +61,20 @@ def test_a_module_is_loaded_after_the_sites_own_and_brings_python3() -> None:
     text = script('modules.use=["/soft/modulefiles"]', 'modules.load=["cuda"]', "software.module=pytorch/2.9")
     assert run_of(text, "") == "module use /soft/modulefiles\nmodule load cuda\nmodule load pytorch/2.9\n"
     assert "--kill-on-bad-exit=1 --label python3 -u -m model.train" in text.replace(" \\\n ", "")
+
+
+PAGE = (ROOT / "docs/software.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+def test_the_examples_of_the_page_are_sites(tmp_path: Path, block: str) -> None:
+    (tmp_path / "x.yml").write_text(block)
+    assert load_site("./x.yml", cwd=tmp_path).scheduler == "slurm"
+
+
+def test_the_page_names_every_fact_of_software_containers_and_stage() -> None:
+    facts = {name for section in (Software, ContainerRuntime, Stage) for name in section.model_fields}
+    assert {name for name in facts if not re.search(rf"\b{name}\b", PAGE)} == set()
 
 
 # Who says so -----------------------------------------------------------------------------------------------------------
