@@ -47,8 +47,8 @@ def check_words(site: Site, request: Request) -> Iterator[Problem]:
             yield _unfit(option, text, pattern, site)
     if request.nodes is not None and request.nodes < 1:
         yield Problem("--nodes", f"{request.nodes} nodes", "ask for at least 1")
-    if not scheduler.runs_on_first_node and site.network.address == "ip":
-        wrong = f"a script of {site.scheduler} runs beside its nodes, so its own address is not that of rank 0"
+    if site.network.address == "ip" and (site.hostfile is not None or not scheduler.runs_on_first_node):
+        wrong = "the job's script does not run on its first node, so its own address is not that of rank 0"
         yield Problem(f"{site.file}  network.address", wrong, "write address: name")
     if request.queue and site.queues is not None and request.queue not in site.queues and "queue" in scheduler.takes:
         near = difflib.get_close_matches(request.queue, site.queues, n=1)

@@ -31,8 +31,8 @@ class Entry:
         return Path(self.path).name
 
     def is_called(self, text: str) -> bool:
-        """By its name or its job id."""
-        return text in (self.name, self.job_id)
+        """By its name or its job id, which users write without the server's name (PBS) and with another f (Flux)."""
+        return text in (self.name, self.job_id, self.job_id.partition(".")[0]) or text.replace("ƒ", "f", 1) == self.job_id
 
 
 def registry_file(environ: Mapping[str, str]) -> Path:

@@ -485,6 +485,8 @@ class Site(_Facts):
         for name in self.default_queue:
             if self.queues is not None and name not in self.queues:
                 raise ValueError(f"default_queue {name!r} is not among queues: write one of {', '.join(self.queues)}")
+        if self.hostfile is not None and SCHEDULERS[self.scheduler].starts_job:
+            raise ValueError(f"hostfile beside a scheduler, and {self.scheduler} gives a job its nodes: remove it")
         if self.node.local_disk is None and any(self.stage.model_dump().values()):
             raise ValueError("stage copies to the node's own disk, which is not known: write node.local_disk")
         ways = [(section, key) for section, key in WAYS if getattr(getattr(self, section), key) is not None]

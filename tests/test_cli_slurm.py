@@ -202,6 +202,18 @@ def test_shell_characters_in_names_are_refused(desk: Desk, option: str, evil: st
     assert desk.calls == []
 
 
+def test_status_of_several_runs_is_one_question(desk: Desk) -> None:
+    for number in (11, 12):
+        submit(desk, f"echo {number}")
+    desk.program("squeue", "printf '11|RUNNING|None\n12|PENDING|Priority\n'")
+    assert [run["state"] for run in desk("status", "12", "11", "--json").facts] == ["pending", "running"]
+    assert [call for call in desk.calls if call.startswith("squeue")] == [
+        "squeue --noheader --states=all --jobs=12,11 --format=%i|%T|%r"
+    ]
+    shown = desk("status", "my", "my.2").out.split("\n\n")
+    assert [text.split()[1] for text in shown] == ["RUNNING", "PENDING"]
+
+
 def test_one_question_serves_every_run(desk: Desk) -> None:
     for number in (11, 12, 13):
         submit(desk, f"echo {number}")
@@ -270,3 +282,4 @@ def test_another_scheduler_takes_the_job_and_tells_how_it_stands(desk: Desk, nam
     if name == "lsf":
         assert (desk.cwd / "runs/my/taken").read_text() == (desk.cwd / "runs/my/job.sh").read_text()
     assert desk("status", "--json").facts["state"] == "running"
+    assert desk("status", {"flux": "ƒ8"}.get(name, "7"), "--json").facts["name"] == "my"

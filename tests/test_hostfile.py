@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from neox_hpc.decisions import choose_hostfile, hostfile_paths
+from neox_hpc.errors import UserError
 from neox_hpc.hostfile import parse_hostfile
 from neox_hpc.plan import Plan, Planned
 from neox_hpc.probe import Facts, read_hostfile
@@ -20,6 +21,11 @@ from tests.planning import TWO_CORES, loaded, planned, request, site, wrongs
 __all__ = ["desk"]
 
 TWO = "# the cluster\nn1 slots=2\n\nn2  slots=4  # a larger one\n"
+
+
+def test_a_hostfile_beside_a_scheduler_that_gives_nodes_is_refused() -> None:
+    with pytest.raises(UserError, match="slurm gives a job its nodes"):
+        site("slurm", "hostfile=/job/hostfile")
 
 
 def pods(*sets: str) -> Site:
@@ -91,6 +97,10 @@ def test_too_few_slots_are_refused_by_the_hosts_line() -> None:
 
 def test_problems_of_the_file_are_problems_of_the_plan() -> None:
     assert any("/job/hostfile:2: n1 stands in line 1 already" in told for told in wrongs(job("n1 slots=2\nn1 slots=2\n")))
+
+
+def test_the_address_of_a_host_is_not_that_of_the_script() -> None:
+    assert any("network.address" in told for told in wrongs(job(TWO, "network.address=ip")))
 
 
 def test_elsewhere_the_hosts_are_not_counted_which_is_told() -> None:

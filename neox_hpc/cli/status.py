@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import shlex
+from functools import partial
 from typing import Any
 
 import click
 
 from neox_hpc.cli.runs import RunParameter, newest_run
 from neox_hpc.cli.show import duration, number, print_facts, print_json, style_state
-from neox_hpc.jobs import asker
+from neox_hpc.jobs import ask_runs
 from neox_hpc.logs import tail
 from neox_hpc.rundir import RunDir
 from neox_hpc.status import Standing, State, explain_exit, look, remaining_s
@@ -22,13 +23,13 @@ TAIL_LINES = 12
 
 
 @click.command()
-@click.argument("run", type=RunParameter(), required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
-def status(run: RunDir | None, as_json: bool) -> None:
+@click.argument("runs", type=RunParameter(), nargs=-1, metavar="[RUN]...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs; a list for several runs.")
+def status(runs: tuple[RunDir, ...], as_json: bool) -> None:
     """How a run stands.  RUN is a directory, a name or a job id; without it: the newest run.
 
     \b
-    The scheduler is asked; when it does not answer, or has forgotten the job, the run directory tells.
+    The scheduler is asked, once for several runs; when it does not answer, or has forgotten the job, the run directory tells.
     Exits 0 whenever the state could be told, whatever it is (use --json in scripts).
 
     \b
@@ -37,11 +38,15 @@ def status(run: RunDir | None, as_json: bool) -> None:
       neox-hpc status quickstart.2
       neox-hpc status 4711 --json | jq -r .state
     """
-    run = run or newest_run()
-    standing = look(run, asker(run, os.environ))
+    runs = runs or (newest_run(),)
+    answers = ask_runs(runs, os.environ)
+    standings = [look(run, partial(answers.__getitem__, run.path)) for run in runs]
     if as_json:
-        print_json(as_facts(standing))
-    else:
+        facts = [as_facts(standing) for standing in standings]
+        print_json(facts if len(facts) > 1 else facts[0])
+        return
+    for index, standing in enumerate(standings):
+        click.echo("", nl=index > 0)
         print_standing(standing)
 
 
