@@ -28,6 +28,7 @@ mkdir "$NEOX_HPC_ATTEMPT_DIR" || die "cannot write to $run/logs"
 status=1 # until the training's own is known
 trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
 
+module load apptainer || exit
 export OMP_NUM_THREADS=8
 export http_proxy=http://proxy.alcf.anl.gov:3128
 export https_proxy=http://proxy.alcf.anl.gov:3128
@@ -79,7 +80,7 @@ export WORLD_SIZE=12 # PALS tells a rank its number; how many there are it tells
 mpiexec -n 12 --ppn 12 --hostfile "$nodefile" --cpu-bind \
   list:1-8:9-16:17-24:25-32:33-40:41-48:53-60:61-68:69-76:77-84:85-92:93-100 --envall --label --line-buffer \
   apptainer exec --bind /home/user/data --bind "$run" --bind "$run/code:$run/code:ro" --pwd "$run/code" \
-  /images/neox.sif python3 -u -m model.train "$run/run.json" &
+  --fakeroot /images/neox.sif python3 -u -m model.train "$run/run.json" &
 launcher=$!
 
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script

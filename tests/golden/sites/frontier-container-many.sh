@@ -33,6 +33,9 @@ trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
 # --export=NONE keeps the submitting shell out of the job; without this, srun would keep this script's PATH out of its tasks.
 export SLURM_EXPORT_ENV=ALL
 
+module load olcf-container-tools || exit
+module load apptainer-enable-mpi || exit
+module load apptainer-enable-gpu || exit
 export OMP_NUM_THREADS=7
 export TRITON_CACHE_DIR="/mnt/bb/${SLURM_JOB_USER:-}/triton"
 export GLOO_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
@@ -96,9 +99,9 @@ cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and
 echo "neox-hpc: attempt $attempt, $nodes x 8 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 srun --nodes=64 --ntasks=512 --ntasks-per-node=8 --cpus-per-task=7 \
   --cpu-bind=mask_cpu:0xfe000000000000,0xfe00000000000000,0xfe0000,0xfe000000,0xfe,0xfe00,0xfe00000000,0xfe0000000000 \
-  --distribution=block --kill-on-bad-exit=1 --label apptainer exec --rocm --bind /home/user/data --bind "$run" \
-  --bind "$run/code:$run/code:ro" --bind "/mnt/bb/${SLURM_JOB_USER:-}" --pwd "$run/code" /images/neox.sif \
-  python3 -u -m model.train "$run/run.json" &
+  --distribution=block --kill-on-bad-exit=1 --label apptainer exec --bind /home/user/data --bind "$run" --bind \
+  "/mnt/bb/${SLURM_JOB_USER:-}" --bind "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif python3 -u \
+  -m model.train "$run/run.json" &
 launcher=$!
 
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script

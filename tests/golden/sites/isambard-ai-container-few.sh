@@ -32,6 +32,7 @@ trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
 # --export=NONE keeps the submitting shell out of the job; without this, srun would keep this script's PATH out of its tasks.
 export SLURM_EXPORT_ENV=ALL
 
+module load brics/apptainer-multi-node || exit
 export OMP_NUM_THREADS=72
 export PYTHONNOUSERSITE=1
 export PYTHONPATH=''
@@ -72,7 +73,8 @@ echo "neox-hpc: attempt $attempt, $nodes x 4 ranks, rendezvous $MASTER_ADDR:$MAS
 srun --nodes=1 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=72 \
   --cpu-bind=mask_cpu:0xffffffffffffffffff,0xffffffffffffffffff000000000000000000,0xffffffffffffffffff000000000000000000000000000000000000,0xffffffffffffffffff000000000000000000000000000000000000000000000000000000 \
   --distribution=block --kill-on-bad-exit=1 --label apptainer exec --nv --bind /home/user/data --bind "$run" \
-  --bind "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif python3 -u -m model.train "$run/run.json" &
+  --bind "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif bash -c '. "$0" && exec "$@"' \
+  /host/adapt.sh python3 -u -m model.train "$run/run.json" &
 launcher=$!
 
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script

@@ -64,9 +64,9 @@ export MASTER_ADDR MASTER_PORT
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
 echo "neox-hpc: attempt $attempt, $nodes x 4 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 mpirun -n 4 --hostfile "$hostfile" --map-by ppr:4:node:PE=16 --bind-to core --tag-output -x OMP_NUM_THREADS -x \
-  MASTER_ADDR -x MASTER_PORT -x NEOX_HPC_ATTEMPT_DIR -x PYTHONDONTWRITEBYTECODE apptainer exec --nv --bind \
-  /home/user/data --bind "$run" --bind "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif python3 -u \
-  -m model.train "$run/run.json" &
+  PYTHONNOUSERSITE -x PYTHONPATH -x APPTAINER_NO_EVAL -x MASTER_ADDR -x MASTER_PORT -x NEOX_HPC_ATTEMPT_DIR -x \
+  PYTHONDONTWRITEBYTECODE apptainer exec --nv --bind /home/user/data --bind "$run" --bind \
+  "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif python3 -u -m model.train "$run/run.json" &
 launcher=$!
 
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script

@@ -32,6 +32,8 @@ trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
 # --export=NONE keeps the submitting shell out of the job; without this, srun would keep this script's PATH out of its tasks.
 export SLURM_EXPORT_ENV=ALL
 
+module use /appl/local/laifs/modules || exit
+module load lumi-aif-singularity-bindings || exit
 export OMP_NUM_THREADS=7
 export GLOO_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
 export NCCL_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
@@ -43,7 +45,7 @@ export MIOPEN_USER_DB_PATH="/tmp/miopen-${SLURM_JOB_ID:-}"
 export MIOPEN_CUSTOM_CACHE_DIR="/tmp/miopen-${SLURM_JOB_ID:-}"
 export PYTHONNOUSERSITE=1
 export PYTHONPATH=''
-export APPTAINER_NO_EVAL=1
+export SINGULARITY_NO_EVAL=1
 export PYTHONDONTWRITEBYTECODE=1 # code/ stays what the receipt's hash says
 secrets=${HOME:-}/.config/neox-hpc/secrets.env # tokens are in no file of the run and in no argument
 if [ -r "$secrets" ]; then
@@ -79,7 +81,7 @@ cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and
 echo "neox-hpc: attempt $attempt, $nodes x 8 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 srun --nodes=64 --ntasks=512 --ntasks-per-node=8 --cpus-per-task=7 \
   --cpu-bind=mask_cpu:0xfe000000000000,0xfe00000000000000,0xfe0000,0xfe000000,0xfe,0xfe00,0xfe00000000,0xfe0000000000 \
-  --distribution=block --kill-on-bad-exit=1 --label apptainer exec --rocm --bind /home/user/data --bind "$run" \
+  --distribution=block --kill-on-bad-exit=1 --label singularity exec --bind /home/user/data --bind "$run" \
   --bind "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif python3 -u -m model.train "$run/run.json" &
 launcher=$!
 

@@ -29,10 +29,11 @@ trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
 # --export=NONE keeps the submitting shell out of the job; without this, srun would keep this script's PATH out of its tasks.
 export SLURM_EXPORT_ENV=ALL
 
+module load singularity || exit
 export OMP_NUM_THREADS=20
 export PYTHONNOUSERSITE=1
 export PYTHONPATH=''
-export APPTAINER_NO_EVAL=1
+export SINGULARITY_NO_EVAL=1
 export PYTHONDONTWRITEBYTECODE=1 # code/ stays what the receipt's hash says
 secrets=${HOME:-}/.config/neox-hpc/secrets.env # tokens are in no file of the run and in no argument
 if [ -r "$secrets" ]; then
@@ -67,7 +68,7 @@ export MASTER_ADDR MASTER_PORT
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
 echo "neox-hpc: attempt $attempt, $nodes x 4 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 srun --nodes=64 --ntasks=256 --ntasks-per-node=4 --cpus-per-task=20 --distribution=block --kill-on-bad-exit=1 \
-  --label apptainer exec --nv --bind /home/user/data --bind "$run" --bind "$run/code:$run/code:ro" --pwd \
+  --label singularity exec --nv --bind /home/user/data --bind "$run" --bind "$run/code:$run/code:ro" --pwd \
   "$run/code" /images/neox.sif python3 -u -m model.train "$run/run.json" &
 launcher=$!
 

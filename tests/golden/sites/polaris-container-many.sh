@@ -7,6 +7,7 @@
 #PBS -l walltime=06:00:00
 #PBS -l filesystems=home:eagle
 #PBS -l place=scatter
+#PBS -l singularity_fakeroot=true
 #PBS -S /bin/bash
 #PBS -o /scratch/runs/small/logs/job.out
 #PBS -j oe
@@ -28,6 +29,9 @@ mkdir "$NEOX_HPC_ATTEMPT_DIR" || die "cannot write to $run/logs"
 status=1 # until the training's own is known
 trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
 
+module use /soft/modulefiles || exit
+module load spack-pe-base || exit
+module load apptainer || exit
 export OMP_NUM_THREADS=8
 export TRITON_CACHE_DIR=/local/scratch/triton
 export http_proxy=http://proxy.alcf.anl.gov:3128
@@ -76,8 +80,9 @@ cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and
 echo "neox-hpc: attempt $attempt, $nodes x 4 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 export WORLD_SIZE=256 # PALS tells a rank its number; how many there are it tells only with Cray's own PMI
 mpiexec -n 256 --ppn 4 --hostfile "$nodefile" --cpu-bind list:24-31:16-23:8-15:0-7 --envall --label \
-  --line-buffer apptainer exec --nv --bind /home/user/data --bind "$run" --bind "$run/code:$run/code:ro" \
-  --bind /local/scratch --pwd "$run/code" /images/neox.sif python3 -u -m model.train "$run/run.json" &
+  --line-buffer apptainer exec --nv --bind /home/user/data --bind "$run" --bind /local/scratch --bind \
+  "$run/code:$run/code:ro" --pwd "$run/code" --fakeroot /images/neox.sif python3 -u -m model.train \
+  "$run/run.json" &
 launcher=$!
 
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script

@@ -28,6 +28,8 @@ mkdir "$NEOX_HPC_ATTEMPT_DIR" || die "cannot write to $run/logs"
 status=1 # until the training's own is known
 trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
 
+module use /soft/spack/base/0.7.1/install/modulefiles/Core || exit
+module load apptainer || exit
 export OMP_NUM_THREADS=8
 export http_proxy=http://proxy.alcf.anl.gov:3128
 export https_proxy=http://proxy.alcf.anl.gov:3128
@@ -69,9 +71,10 @@ export MASTER_ADDR MASTER_PORT
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
 echo "neox-hpc: attempt $attempt, $nodes x 8 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 mpirun -n 8 --hostfile "$hostfile" --map-by ppr:8:node:PE=8 --bind-to core --tag-output -x OMP_NUM_THREADS -x \
-  http_proxy -x https_proxy -x ftp_proxy -x MASTER_ADDR -x MASTER_PORT -x NEOX_HPC_ATTEMPT_DIR -x \
-  PYTHONDONTWRITEBYTECODE apptainer exec --nv --bind /home/user/data --bind "$run" --bind \
-  "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif python3 -u -m model.train "$run/run.json" &
+  http_proxy -x https_proxy -x ftp_proxy -x PYTHONNOUSERSITE -x PYTHONPATH -x APPTAINER_NO_EVAL -x MASTER_ADDR \
+  -x MASTER_PORT -x NEOX_HPC_ATTEMPT_DIR -x PYTHONDONTWRITEBYTECODE -x PATH -x LD_LIBRARY_PATH apptainer exec \
+  --nv --bind /home/user/data --bind "$run" --bind "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif \
+  python3 -u -m model.train "$run/run.json" &
 launcher=$!
 
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script

@@ -71,7 +71,7 @@ echo "neox-hpc: attempt $attempt, $nodes x 6 ranks, rendezvous $MASTER_ADDR:$MAS
 jsrun --nrs=64 --rs_per_host=1 --tasks_per_rs=6 --cpu_per_rs=42 --gpu_per_rs=6 --bind=packed:7 \
   --launch_distribution=packed --latency_priority=gpu-cpu --stdio_mode=prepended --exit_on_error=1 \
   --smpiargs=-disable_gpu_hooks apptainer exec --nv --bind /home/user/data --bind "$run" --bind \
-  "$run/code:$run/code:ro" --bind "/mnt/bb/${USER:-}" --pwd "$run/code" /images/neox.sif python3 -u -m \
+  "/mnt/bb/${USER:-}" --bind "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif python3 -u -m \
   model.train "$run/run.json" &
 launcher=$!
 
