@@ -77,22 +77,24 @@ export MASTER_ADDR MASTER_PORT
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
 echo "neox-hpc: attempt $attempt, $nodes x 12 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 export WORLD_SIZE=768 # PALS tells a rank its number; how many there are it tells only with Cray's own PMI
+# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
+# starts in the background ignores INT.
+signal=''
+told=''
+launcher=''
+trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
+trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 mpiexec -n 768 --ppn 12 --hostfile "$nodefile" --cpu-bind \
   list:1-8:9-16:17-24:25-32:33-40:41-48:53-60:61-68:69-76:77-84:85-92:93-100 --envall --label --line-buffer \
   apptainer exec --bind /home/user/data --bind "$run" --bind "$run/code:$run/code:ro" --pwd "$run/code" \
   --fakeroot /images/neox.sif python3 -u -m model.train "$run/run.json" &
 launcher=$!
-
-# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
-# starts in the background ignores INT.
-signal=
-told=
-trap 'signal=TERM told=", after a signal to stop" && kill -s TERM "$launcher"' TERM INT
-trap 'signal=USR1 && kill -s USR1 "$launcher"' USR1
+[ -z "$signal" ] || kill -s "$signal" "$launcher" # it came while the launcher had no number yet
+signal=''
 wait "$launcher"
 status=$?
 while [ -n "$signal" ]; do # the signal ended the wait, not the launcher
-  signal=
+  signal=''
   wait "$launcher"
   status=$?
 done

@@ -76,7 +76,8 @@ node_sh=$NEOX_HPC_ATTEMPT_DIR/node.sh
   {
     printf 'run=%s\n' "$(quoted "$run")"
     printf 'world_info=%s\n' "$world_info"
-    for name in OMP_NUM_THREADS PYTHONNOUSERSITE PYTHONPATH APPTAINER_NO_EVAL MASTER_ADDR MASTER_PORT NEOX_HPC_ATTEMPT_DIR PYTHONDONTWRITEBYTECODE; do
+    for name in OMP_NUM_THREADS PYTHONNOUSERSITE PYTHONPATH APPTAINER_NO_EVAL MASTER_ADDR MASTER_PORT \
+        NEOX_HPC_ATTEMPT_DIR PYTHONDONTWRITEBYTECODE; do
       found='' value=''
       eval "found=\${$name+yes} value=\${$name-}"
       [ -z "$found" ] || printf 'export %s=%s\n' "$name" "$(quoted "$value")"
@@ -116,20 +117,22 @@ NODE
   } >"$node_sh"
 ) || die "cannot write $node_sh"
 node_sh=$(quoted "$node_sh" | sed "s/%/%%/g") # pdsh reads %n and the like
+# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
+# starts in the background ignores INT.
+signal=''
+told=''
+launcher=''
+trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
+trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 pdsh -R ssh -S -b -f 64 -w "^$nodefile" \
   "sh $node_sh 'apptainer exec --nv --bind /home/user/data --bind \"\$run\" --bind \"\$run/code:\$run/code:ro\" --pwd \"\$run/code\" /images/neox.sif python3 -u -m deepspeed.launcher.launch \"--world_info=\$world_info\" --master_addr \"\$MASTER_ADDR\" --master_port \"\$MASTER_PORT\" --node_rank=%n --quiet --no_local_rank --module model.train \"\$run/run.json\"'" &
 launcher=$!
-
-# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
-# starts in the background ignores INT.
-signal=
-told=
-trap 'signal=TERM told=", after a signal to stop" && kill -s TERM "$launcher"' TERM INT
-trap 'signal=USR1 && kill -s USR1 "$launcher"' USR1
+[ -z "$signal" ] || kill -s "$signal" "$launcher" # it came while the launcher had no number yet
+signal=''
 wait "$launcher"
 status=$?
 while [ -n "$signal" ]; do # the signal ended the wait, not the launcher
-  signal=
+  signal=''
   wait "$launcher"
   status=$?
 done

@@ -113,20 +113,22 @@ NODE
   } >"$node_sh"
 ) || die "cannot write $node_sh"
 node_sh=$(quoted "$node_sh" | sed "s/%/%%/g") # pdsh reads %n and the like
+# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
+# starts in the background ignores INT.
+signal=''
+told=''
+launcher=''
+trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
+trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 pdsh -R ssh -S -b -f 1 -w "^$nodefile" \
   "sh $node_sh '/opt/env/bin/python -u -m deepspeed.launcher.launch \"--world_info=\$world_info\" --master_addr \"\$MASTER_ADDR\" --master_port \"\$MASTER_PORT\" --node_rank=%n --quiet --no_local_rank --module model.train \"\$run/run.json\"'" &
 launcher=$!
-
-# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
-# starts in the background ignores INT.
-signal=
-told=
-trap 'signal=TERM told=", after a signal to stop" && kill -s TERM "$launcher"' TERM INT
-trap 'signal=USR1 && kill -s USR1 "$launcher"' USR1
+[ -z "$signal" ] || kill -s "$signal" "$launcher" # it came while the launcher had no number yet
+signal=''
 wait "$launcher"
 status=$?
 while [ -n "$signal" ]; do # the signal ended the wait, not the launcher
-  signal=
+  signal=''
   wait "$launcher"
   status=$?
 done

@@ -68,23 +68,25 @@ export MASTER_ADDR MASTER_PORT
 
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
 echo "neox-hpc: attempt $attempt, $nodes x 6 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
+# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
+# starts in the background ignores INT.
+signal=''
+told=''
+launcher=''
+trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
+trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 jsrun --nrs=64 --rs_per_host=1 --tasks_per_rs=6 --cpu_per_rs=42 --gpu_per_rs=6 --bind=packed:7 \
   --launch_distribution=packed --latency_priority=gpu-cpu --stdio_mode=prepended --exit_on_error=1 \
   --smpiargs=-disable_gpu_hooks apptainer exec --nv --bind /home/user/data --bind "$run" --bind \
   "/mnt/bb/${USER:-}" --bind "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif python3 -u -m \
   model.train "$run/run.json" &
 launcher=$!
-
-# The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
-# starts in the background ignores INT.
-signal=
-told=
-trap 'signal=TERM told=", after a signal to stop" && kill -s TERM "$launcher"' TERM INT
-trap 'signal=USR1 && kill -s USR1 "$launcher"' USR1
+[ -z "$signal" ] || kill -s "$signal" "$launcher" # it came while the launcher had no number yet
+signal=''
 wait "$launcher"
 status=$?
 while [ -n "$signal" ]; do # the signal ended the wait, not the launcher
-  signal=
+  signal=''
   wait "$launcher"
   status=$?
 done
