@@ -267,6 +267,17 @@ def test_pbs_status_is_read(facts: str, status: JobStatus) -> None:
     assert PBS.parse_status("a banner {1}\n" + qstat("7.pbs.example.gov", facts)) == {"7": status}
 
 
+def test_pbs_status_is_read_where_its_json_is_none() -> None:
+    """Variables of the submitting shell, as openpbs issues 1255 and 2541 show them."""
+    broken = '"Variable_List":{"FOO":005,"BASH_FUNC_ml()":"() {  eval $($LMOD_DIR/ml_cmd \\"$@\\")\\n}","A":"\\,b"}'
+    text = qstat("7.pbs", f'"job_state":"F",\n{broken},\n"Exit_status":-29')
+    assert PBS.parse_status(text) == {"7": JobStatus(JobState.TIMEOUT, "F, Exit_status -29")}
+    waits = qstat("8.pbs", f'{broken},\n"job_state":"Q",\n"comment":"Not Running: no nodes"')
+    assert PBS.parse_status(waits) == {"8": JobStatus(JobState.PENDING, "Q", reason="Not Running: no nodes")}
+    both = text.rstrip().removesuffix("}").rstrip().removesuffix("}") + "," + waits.partition('"Jobs":{')[2]
+    assert {key: status.state for key, status in PBS.parse_status(both).items()} == {"7": JobState.TIMEOUT, "8": JobState.PENDING}
+
+
 def bjobs(record: str) -> str:
     return f'{{\n  "COMMAND":"bjobs",\n  "JOBS":1,\n  "RECORDS":[\n    {{\n      "JOBID":"7",\n      {record}\n    }}\n  ]\n}}\n'
 

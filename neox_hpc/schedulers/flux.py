@@ -137,7 +137,7 @@ class Flux:
         return str(number)
 
     def status_argvs(self, job_ids: Sequence[str]) -> list[list[str]]:
-        return [["flux", "jobs", "-a", "--json", *job_ids]]
+        return [["flux", "jobs", "--json", *job_ids]]  # in whatever state; beside ids, -a is a warning
 
     def parse_status(self, stdout: str) -> dict[str, JobStatus]:
         if not stdout.strip():
@@ -154,6 +154,7 @@ class Flux:
         return ["flux", "cancel", job_id]
 
     def signal_argv(self, job_id: str, signal: str) -> list[str]:
+        """The broker gives it to the script and to the script's own jobs; an older one to those alone (flux-core issue 6729)."""
         return ["flux", "job", "kill", f"--signal=SIG{signal}", job_id]
 
     def test_argv(self) -> list[str]:

@@ -144,7 +144,11 @@ class Pbs:
     def parse_status(self, stdout: str) -> dict[str, JobStatus]:
         if not stdout.strip():  # no job of the list is known
             return {}
-        found = json.loads(first_document(stdout), strict=False).get("Jobs", {})
+        document = first_document(stdout)
+        try:
+            found = json.loads(document, strict=False).get("Jobs", {})
+        except ValueError:
+            found = _scan(document)
         return {self.key(job_id): _status(facts) for job_id, facts in found.items()}
 
     def is_unknown_job(self, stderr: str) -> bool:
@@ -186,6 +190,22 @@ def _chunk(plan: Plan) -> str:
         plan.gpus_per_node and gpus.format(gpus=plan.gpus_per_node),
     )
     return "".join(f":{part}" for part in parts if part)
+
+
+def _scan(document: str) -> dict[str, dict[str, str]]:
+    """The few attributes of each job that are needed, out of what is nearly JSON: qstat writes variables of the submitting shell
+    with wrong escapes and numbers like 005 (openpbs issues 1255 and 2541).
+
+    Raises:
+        ValueError: there is no job in it.
+    """
+    starts = [*re.finditer(r'"(\d+(?:\[\d*\])?\.[^"\s]+)"\s*:\s*\{', document)]
+    ends = [*(start.start() for start in starts[1:]), len(document)]
+    found = {start[1]: document[start.end() : end] for start, end in zip(starts, ends, strict=True)}
+    if not any('"job_state"' in text for text in found.values()):
+        raise ValueError(f"no jobs: {document[:200]!r}")
+    wanted = re.compile(r'"(job_state|Exit_status|comment)"\s*:\s*"?([^"\n]*?)"?\s*[,}\n]')
+    return {job_id: dict(wanted.findall(text)[::-1]) for job_id, text in found.items()}  # the first of each counts
 
 
 def _status(facts: Mapping[str, Any]) -> JobStatus:
