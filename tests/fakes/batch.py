@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -50,6 +50,10 @@ class Job:
     owner: str = field(default_factory=getpass.getuser)
     after: tuple[int, ...] = ()
     """Jobs that have to end first."""
+    limit_s: float = 0.0
+    """How long it may run; 0: as long as it likes."""
+    at_limit: tuple[tuple[float, int], ...] = ()
+    """The signals that it gets then: after how many seconds, and which."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What only its queue understands."""
     state: str = QUEUED
@@ -102,7 +106,8 @@ def find(machine: Machine, number: int) -> Job | None:
     except OSError:
         return None
     tuples = {name: tuple(facts[name]) for name in ("nodes", "argv", "after")}
-    return Job(**{**facts, **tuples, "kills": tuple((at, number) for at, number in facts["kills"])})
+    pairs = {name: tuple((at, number) for at, number in facts[name]) for name in ("kills", "at_limit")}
+    return Job(**{**facts, **tuples, **pairs})
 
 
 def every(machine: Machine) -> list[Job]:
@@ -126,7 +131,8 @@ def stop(machine: Machine, number: int, why: str, signals: tuple[tuple[float, in
 def send(job: Job, number: int) -> None:
     """A signal to all processes of a job on its first host, its ranks left out: they are in sessions of their own."""
     if job.state == RUNNING:
-        os.killpg(job.session, number)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.killpg(job.session, number)
 
 
 def see_to(home: str, number: int) -> None:
@@ -145,6 +151,8 @@ def see_to(home: str, number: int) -> None:
         job = replace(job, state=RUNNING, session=process.pid, started=time.time())
         _write(machine, job)
     while (code := _wait(process)) is None:
+        if job.limit_s and not job.why and time.time() > job.started + job.limit_s:
+            stop(machine, number, TIMEOUT, job.at_limit)
         for at, sent in (job := _now(machine, number)).kills:
             if at <= time.time():
                 send(job, sent)

@@ -112,6 +112,8 @@ def batch(line: Line, machine: Machine, environ: Mapping[str, str]) -> int:
             cwd=cwd,
             output=_mustache(output, cwd, job_id, job_name, number),
             error=_mustache(asked.text("error"), cwd, job_id, job_name, number) if "error" in asked else "",
+            limit_s=_duration(asked.text("time-limit", "0")) * machine.policy.get("minute_s", 60.0) / 60,
+            at_limit=((0.0, signal.SIGALRM), (KILL_S, signal.SIGKILL)),  # job-exec: a timeout is an alarm first
             after=tuple(number_of(other) for other in re.findall(r"after\w*:(\S+)", " ".join(asked.all("dependency")))),
             facts={"slots": str(slots)},
         ),
@@ -221,6 +223,12 @@ def resource_list(line: Line, machine: Machine, environ: Mapping[str, str]) -> i
     print("     STATE NNODES NCORES NGPUS NODELIST" if "no-header" not in line else "", end="\n" if "no-header" not in line else "")
     print(f"      free {row}\n allocated      0      0     0 \n      down      0      0     0 ")
     return 0
+
+
+def _duration(text: str) -> float:
+    """RFC 23: a number with its unit; without one it is minutes."""
+    number = text.rstrip("mshd")
+    return float(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 60}[text[len(number) :]]
 
 
 def _ranges(names: list[str]) -> str:

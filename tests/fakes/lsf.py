@@ -87,6 +87,8 @@ def bsub(line: Line, machine: Machine, environ: Mapping[str, str]) -> int:
             output=output,
             error=_path(error, cwd, number) if error else "",
             append="output-new" not in asked,
+            limit_s=_minutes(asked.text("runtime", "0")) * machine.policy.get("minute_s", 60.0),
+            at_limit=((0.0, signal.SIGUSR2), (600.0, signal.SIGKILL)),  # bsub -W
             after=tuple(map(int, re.findall(r"\((\d+)", asked.text("after")))),
             facts={"alloc_flags": asked.text("alloc_flags")},
         ),
@@ -212,6 +214,12 @@ def _propagated(asked: Line, environ: Mapping[str, str]) -> dict[str, str]:
         elif word not in ("all", "none") and (equals or name in environ):
             kept[name] = value if equals else environ[name]
     return kept
+
+
+def _minutes(text: str) -> float:
+    """``[hours:]minutes[/host]``."""
+    hours, _, minutes = text.partition("/")[0].rpartition(":")
+    return int(hours or 0) * 60.0 + int(minutes)
 
 
 def _path(text: str, cwd: str, number: int) -> str:

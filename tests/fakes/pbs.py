@@ -54,7 +54,8 @@ RESOURCES = {
     *("software", "nice", "min_walltime", "max_walltime", "mpiprocs", "ompthreads", "ngpus", "naccelerators"),
 }
 IN_CHUNKS = {"ncpus", "ngpus", "naccelerators", "mpiprocs", "ompthreads", "mem", "vmem", "arch", "host", "vnode", "system", "model"}
-KILL_DELAY_S = 10.0
+TERMINATION = ((0.0, signal.SIGTERM), (10.0, signal.SIGKILL))
+"""qdel(1B), and the end of the walltime: kill_delay of a queue is 10 s."""
 HEAD = {"timestamp": 1, "pbs_version": "23.06.06", "pbs_server": "pbs"}
 FIELD = {"running": "R", ENDED: "F", QUEUED: "Q"}
 
@@ -144,6 +145,8 @@ def qsub(line: Line, machine: Machine, environ: Mapping[str, str]) -> int:
             cwd=home,
             output=output,
             error=error,
+            limit_s=_seconds(resources.get("walltime", "0")),
+            at_limit=TERMINATION,
             after=tuple(int(number) for number in re.findall(r":(\d+)", attributes.get("depend", ""))),
             at_the_end=not {"d", "o"} <= set(asked.text("keep", "n")),
             facts=facts,
@@ -225,7 +228,7 @@ def qdel(line: Line, machine: Machine, environ: Mapping[str, str]) -> int:
             print(f"qdel: {what}", file=sys.stderr)
             status = 1
         else:
-            stop(machine, job.number, CANCELLED, ((0.0, signal.SIGTERM), (KILL_DELAY_S, signal.SIGKILL)))
+            stop(machine, job.number, CANCELLED, TERMINATION)
     return status
 
 
@@ -288,6 +291,11 @@ def _listed(texts: tuple[str, ...]) -> dict[str, str]:
     """``select=1:a=b,walltime=1:00``; a comma that no name follows belongs to the value."""
     parts = [part for text in texts for part in re.split(r",(?=\w+=)", text)]
     return dict(part.partition("=")[::2] for part in parts)
+
+
+def _seconds(walltime: str) -> float:
+    """``[[HH:]MM:]SS``."""
+    return float(sum(float(part) * 60**place for place, part in enumerate(reversed(walltime.split(":")))))
 
 
 def _chosen(asked: Line, environ: Mapping[str, str]) -> dict[str, str]:

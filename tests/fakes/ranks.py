@@ -60,6 +60,7 @@ def start(machine: Machine, launch: Launch) -> int:
     processes = [_start(machine, launch, rank) for rank in launch.ranks]
     for number in FORWARDED:
         signal.signal(number, lambda sent, _: _send(processes, sent))
+    signal.signal(signal.SIGALRM, lambda *_: _send(processes, signal.SIGTERM))  # Flux' word that a job's time is over
     started = zip(processes, launch.ranks, strict=True)
     threads = [_copy(process, launch.label(rank.rank)) for process, rank in started if launch.label]
     _wait(processes, launch.ends_all)

@@ -182,18 +182,33 @@ def test_four_ranks_on_two_hosts_train_what_one_trains(queued: Desk, reference: 
     assert [(rank["rank"], rank["host"]) for rank in queued.placed()] == [(0, "node1"), (1, "node1"), (2, "node2"), (3, "node2")]
 
 
-def test_a_cancelled_job_leaves_no_rank_on_any_host(queued: Desk) -> None:
-    seen = queued.cwd / "seen"
-    seen.mkdir()
+SLEEPS = """#!/bin/sh
+trap 'echo >"$told/$$"' USR1
+echo $$ >"$seen/$(hostname).$$"
+while :; do sleep 0.2; done
+"""
+
+
+def test_a_job_waits_runs_hears_a_signal_and_leaves_no_rank_when_it_is_cancelled(queued: Desk) -> None:
+    seen, told = queued.cwd / "seen", queued.cwd / "told"
+    for folder in (seen, told):
+        folder.mkdir()
     python = queued.cwd / "sleeper"
-    python.write_text(f'#!/bin/sh\necho $$ >"{seen}/$(hostname).$$"\nexec sleep 300\n')
+    python.write_text(SLEEPS.replace("$seen", str(seen)).replace("$told", str(told)))
     python.chmod(0o755)
+    hold = queued.machine.home / "hold"
+    hold.touch()
     submitted = queued.job("submit", "slow", str(python))
     assert submitted.code == 0, submitted
+    assert queued.state("slow") == "pending"
+    hold.unlink()
     log = queued.cwd / "runs/slow/logs/job.out"
     wait_until(lambda: len(list(seen.iterdir())) == 4, f"four ranks: {log.read_text() if log.exists() else submitted}")
     assert sorted(path.name.partition(".")[0] for path in seen.iterdir()) == ["node1", "node1", "node2", "node2"]
     assert queued.state("slow") == "running"
+    if "qsig" not in queued.pretended.programs:  # which would end the login shell above the script, and the job
+        assert queued("cancel", "--signal", "USR1", "slow").code == 0
+        wait_until(lambda: len(list(told.iterdir())) == 4, "every rank has heard it")
     assert queued("cancel", "slow").code == 0
     wait_until(lambda: queued.state("slow") == "cancelled", "cancelled")
     pids = " ".join(path.read_text().strip() for path in seen.iterdir())

@@ -57,14 +57,14 @@ class Queue:
             time.sleep(0.02)
 
 
-def queue_of(name: str, folder: Path) -> Queue:
+def queue_of(name: str, folder: Path, **policy: float) -> Queue:
     """A queue before two nodes."""
     where = Machine(
         home=folder / "machine",
         shape=shapes()[name],
         nodes=(Host(name="node1"), Host(name="node2")),
         launch_node=Host(name="batch1") if name == "summit" else None,
-        policy=policy_of(name),
+        policy=policy_of(name) | policy,
     )
     for part in ("home", "work"):
         (folder / part).mkdir()
@@ -147,15 +147,29 @@ def test_qstat_tells_of_a_job_from_its_queue_to_its_end(tmp_path: Path) -> None:
     assert (unknown.returncode, unknown.stderr) == (153, "qstat: Unknown Job Id 99\n")
 
 
-def test_a_signal_reaches_the_script_while_output_stays_on_the_node_until_the_end(tmp_path: Path) -> None:
+def test_a_signal_reaches_the_script_and_the_login_shell_above_it(tmp_path: Path) -> None:
+    """OpenPBS, src/resmom: the path of the script is written to a login shell, and a signal goes to the whole session."""
     queue = queue_of("polaris", tmp_path)
-    body = "trap 'echo told; exit 3' USR1\ntouch ready\nwhile :; do sleep 0.05; done\n"
-    queue("qsub", "-j", "oe", "-o", str(queue.cwd / "out"), queue.script(f"{ALCF}{body}"))
+    body = "trap 'echo told' USR1\ntouch ready\nfor i in $(seq 100); do sleep 0.05; done\n"
+    queue("qsub", "-j", "oe", "-k", "doe", "-o", str(queue.cwd / "out"), queue.script(f"#!/bin/sh\n{ALCF}{body}"))
     queue.wait_for((queue.home / "ready").exists)
-    assert not (queue.cwd / "out").exists()
     assert queue("qsig", "-s", "SIGUSR1", "41").returncode == 0
+    queue.wait_for(lambda: "told" in (queue.cwd / "out").read_text())
     queue.wait()
-    assert "told" in (queue.cwd / "out").read_text()
+    assert '"Exit_status": 266' in queue("qstat", "-x", "-f", "-F", "json", "41").stdout
+
+
+def test_output_is_copied_to_its_place_at_the_end_unless_it_is_written_there(tmp_path: Path) -> None:
+    queue = queue_of("polaris", tmp_path)
+    body = f"{ALCF}echo begun\ntouch begun.$PBS_JOBNAME\nuntil [ -e go ]; do sleep 0.05; done\n"
+    queue("qsub", "-N", "late", "-j", "oe", "-o", str(queue.cwd / "late"), queue.script(body))
+    queue("qsub", "-N", "now", "-j", "oe", "-o", str(queue.cwd / "now"), "-k", "doe", queue.script(body))
+    queue.wait_for(lambda: all((queue.home / f"begun.{name}").exists() for name in ("late", "now")))
+    assert not (queue.cwd / "late").exists() and "begun" in (queue.cwd / "now").read_text()
+    (queue.home / "go").touch()
+    queue.wait(41)
+    queue.wait(42)
+    assert "begun" in (queue.cwd / "late").read_text()
 
 
 WRONG_PBS = [
@@ -249,6 +263,25 @@ def test_bjobs_tells_of_a_job_from_its_queue_to_its_end(tmp_path: Path) -> None:
     assert ended == {"STAT": "EXIT", "EXIT_CODE": "4", "EXIT_REASON": "TERM_OWNER: job killed by owner"}
     missing = json.loads(queue("bjobs", "-o", "stat", "-json", "99").stdout)
     assert missing["RECORDS"] == [{"JOBID": "99", "ERROR": "Job <99> is not found"}]
+
+
+@pytest.mark.parametrize(
+    ("where", "submit", "said"),
+    [
+        ("polaris", f"qsub:{ALCF}#PBS -l walltime=1\n", '"Exit_status": -29'),
+        ("summit", "bsub:#BSUB -P a\n#BSUB -W 1\n#BSUB -nnodes 2\n", '"EXIT_REASON": "TERM_RUNLIMIT'),
+        ("tuolumne", "flux batch:#flux: -N2 -t 1m\n", '"result": "TIMEOUT"'),
+    ],
+)
+def test_a_job_whose_time_is_over_ends_and_its_queue_says_so(where: str, submit: str, said: str, tmp_path: Path) -> None:
+    queue = queue_of(where, tmp_path, minute_s=1.0)
+    command, _, directives = submit.partition(":")
+    job = queue(*command.split(), queue.script(f"#!/bin/sh\n{directives}exec sleep 60\n"))
+    assert job.returncode == 0, job
+    queue.wait()
+    asked = {"qsub": "qstat -x -f -F json 41", "bsub": "bjobs -a -json -o exit_reason", "flux batch": "flux jobs -a --json"}
+    told = queue(*asked[command].split(), *(["41"] if command == "bsub" else []))
+    assert said in told.stdout, told
 
 
 WRONG_LSF = [
