@@ -194,15 +194,16 @@ def test_local_gives_its_ranks_the_devices_of_the_plan(ids: tuple[str, ...], slo
 
 
 def far_command(words: list[str]) -> list[str]:
-    """The words that pdsh's far shell evaluates."""
-    [shell, script, command] = shlex.split(words[-1].replace('\\"', '"').replace("\\$", "$").replace("\\\\", "\\"))
-    assert (shell, script) == ("sh", "$node_sh")
-    return shlex.split(command)
+    """The words of the command that pdsh's far shell has evaluated."""
+    at = words.index("ranks")
+    assert words[at - 2 : at] == ["sh", "$node_sh"]
+    texts = [word.replace('\\"', '"').replace("\\$", "$") if isinstance(word, Shell) else word for word in words[at + 1 :]]
+    return shlex.split(" ".join(shlex.split(" ".join(texts))))
 
 
 def test_pdsh_starts_deepspeeds_launcher_once_a_node() -> None:
     words = argv("pdsh", nodes=2, launcher_args=("-l", "ada"))
-    assert words[:-1] == shlex.split("pdsh -R ssh -S -b -f 2 -w ^/r/nodefile -l ada")
+    assert words[: words.index("sh")] == shlex.split("pdsh -R ssh -S -b -f 2 -w ^/r/nodefile -l ada")
     assert far_command(words) == shlex.split(
         "/env/python -u -m deepspeed.launcher.launch --world_info=$world_info --master_addr n1 --master_port 10007 --node_rank=%n"
         " --quiet --no_local_rank --module model.train /r/run.json"

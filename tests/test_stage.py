@@ -61,6 +61,7 @@ def test_every_launcher_copies_once_a_node_and_knows_the_words_there(launcher: s
     job = plan(where, container="/x.sif", nodes=1 if launcher == "local" else 3)
     text = render_script(job).replace(" \\\n ", "")
     [line] = [line.replace("\\", "") for line in text.splitlines() if "stage.sh" in line and line.endswith("|| {")]
+    line = line.replace('"\'"', '"')  # of pdsh, for the shells of the nodes
     assert '"$staged" image /x.sif "$image_sum" code "$NEOX_HPC_ATTEMPT_DIR/code.tar" "$code_sum"' in line
     assert {"staged", "image_sum", "code_sum", "NEOX_HPC_ATTEMPT_DIR"} <= set(job.step.env)
     for wrong in ("--ntasks-per-node=4", "--tasks-per-node=4", "ppr:4:", "-ppn 4", "--ppn 4", "--tasks_per_rs=4"):

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from neox_hpc.launchers import LAUNCHERS
+from neox_hpc.launchers import LAUNCHERS, Shell
 from neox_hpc.plan import Plan
 from neox_hpc.render import render_script
 from neox_hpc.schedulers import SCHEDULERS
@@ -143,8 +143,8 @@ def test_every_launcher_gets_the_argv_that_its_function_gives_for_the_files_of_t
     files = {"hostfile": str(logs / "hostfile"), "nodefile": str(logs / "nodefile"), "rankfile": str(logs / "rankfile")}
     here = {"master_addr": "n1", "master_port": "13456", "module_args": (str(stage.run / "run.json"),)}
     expected = LAUNCHERS[name](dataclasses.replace(job.step, **files, **({} if name == "pdsh" else here)))
-    if name == "pdsh":  # its last word is what the shells of the nodes read, who know the rest by themselves
-        expected[-1] = expand(expected[-1], node_sh=f"'{logs / 'node.sh'}'")
+    if name == "pdsh":  # the shells of the nodes know the rest by themselves
+        expected = [expand(word, node_sh=f"'{logs / 'node.sh'}'") if isinstance(word, Shell) else word for word in expected]
     assert [Path(stage.argv()[0]).name, *stage.argv()[1:]] == expected
     assert stage.argv()[stage.argv().index("--verbose") + 1] == "a b"
 
@@ -165,9 +165,14 @@ def test_open_mpi_finds_each_ranks_cores_in_a_file(stage: Stage) -> None:
     ]
 
 
+def far_command(words: list[str]) -> str:
+    """What pdsh sends: its words from the command on, with spaces between them."""
+    return " ".join(words[words.index("sh") :])
+
+
 def far_node(stage: Stage, number: int, command: str = "") -> subprocess.Popen[str]:
     """What pdsh asks of a node's shell, in an environment that knows nothing of the job."""
-    command = (command or stage.argv()[-1]).replace("%n", str(number)).replace("%%", "%")
+    command = (command or far_command(stage.argv())).replace("%n", str(number)).replace("%%", "%")
     clean = {"PATH": os.defpath, "RECORD": str(stage.root / "record"), "HOME": str(stage.root / "home")}
     return subprocess.Popen([stage.shell, "-c", command], stdin=subprocess.PIPE, env=clean, cwd="/", text=True)
 
@@ -212,7 +217,7 @@ def test_a_node_ends_when(stage: Stage, end: str) -> None:
 def test_the_node_that_fails_first_has_its_status_and_tells_the_others(stage: Stage) -> None:
     stage.finish(pdsh_job(stage))
     (stage.root / "record" / "behave").write_text("exit 7\n")
-    command = stage.argv()[-1]
+    command = far_command(stage.argv())
     assert [far_node(stage, number, command).wait(timeout=10) for number in (1, 0)] == [7, 0]
 
 
@@ -221,7 +226,8 @@ def test_a_program_that_is_no_training_runs_on_a_node_after_another_one_has_fail
     stage.finish(job)
     (stage.run / "logs/1/failed-node").mkdir()
     words = LAUNCHERS["pdsh"](dataclasses.replace(job.step, program=(str(stage.root / "bin" / "python"), "to clean", "up")))
-    assert far_node(stage, 0, expand(words[-1], node_sh=str(stage.run / "logs/1/node.sh"))).wait(timeout=10) == 0
+    words = [expand(word, node_sh=str(stage.run / "logs/1/node.sh")) if isinstance(word, Shell) else word for word in words]
+    assert far_node(stage, 0, far_command(words)).wait(timeout=10) == 0
     assert stage.argv()[1:] == ["to clean", "up"]
 
 

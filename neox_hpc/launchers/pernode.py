@@ -36,14 +36,13 @@ def local(step: Step) -> list[str]:
 
 
 def pdsh(step: Step) -> list[str]:
-    """``pdsh … "sh NODE.SH 'python -m deepspeed.launcher.launch …'"``.
+    """``pdsh … sh NODE.SH ranks python -m deepspeed.launcher.launch …``.
 
     The far shell knows nothing of the job and need not be a POSIX one: it runs ``$node_sh`` (templates/launch/pdsh.sh.j2), which
     holds the job's variables, evaluates the command, and ends it when another node fails or pdsh is gone.  A program that is no
     training runs to its end.
     -S: the exit status of the node that failed comes back; -b: one signal ends all; %n: the node's number.
     """
-    command = " ".join(map(_far, _launch(step, Shell("$world_info"), _NODE_RANK)))
     return [
         "pdsh",
         *("-R", "ssh"),
@@ -51,7 +50,8 @@ def pdsh(step: Step) -> list[str]:
         *("-f", str(step.nodes)),  # all at once
         *("-w", type(step.nodefile)(f"^{step.nodefile}")),
         *step.launcher_args,
-        Shell(f"sh $node_sh {_as_it_is(shlex.quote(command))}{' to-its-end' if step.program else ''}"),
+        *("sh", Shell("$node_sh"), "program" if step.program else "ranks"),
+        *map(_far, _launch(step, Shell("$world_info"), _NODE_RANK)),
     ]
 
 
@@ -89,10 +89,12 @@ def _launch(step: Step, world: str, *more: str) -> list[str]:
 
 
 def _far(word: str) -> str:
-    """A word of a command that the far shell reads, after pdsh has read its own %n in it."""
+    """A word that comes through pdsh, which reads %n in it, and the far shell, to be evaluated by node.sh."""
     if word == _NODE_RANK:
         return word
-    return (f'"{word}"' if isinstance(word, Shell) else shlex.quote(word)).replace("%", "%%")
+    if isinstance(word, Shell):
+        return Shell(_as_it_is(f"'\"{word}\"'".replace("%", "%%")))
+    return shlex.quote(shlex.quote(word)).replace("%", "%%")
 
 
 def _as_it_is(text: str) -> str:

@@ -130,7 +130,7 @@ def seen_environments(folder: Path) -> list[dict[str, str]]:
 def test_four_ranks_on_two_hosts_train_what_one_host_trains(pods: Pods, reference: list[float]) -> None:
     python = pods.stand_in("python", f'env -0 >"$seen/$(hostname).$$"\nexec {shlex.quote(sys.executable)} "$@"')
     run = pods.render("trained", python=python)
-    said = pods("bash", str(run / "job.sh"), timeout_s=180)
+    said = pods("bash", str(run / "job.sh"), timeout_s=400)
     assert said.code == 0, said
     assert losses(run) == pytest.approx(reference, rel=1e-6)
     seen = seen_environments(pods.cwd / "python.seen")
@@ -232,6 +232,6 @@ def reference(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> list[fl
     words = ("render", "--site", "local", *sets, "--name", "one", "tiny.yml")
     rendered = hosts.run("node1", [sys.executable, "-m", "neox_hpc", *words], cwd=cwd, environ=own)
     assert rendered.returncode == 0, rendered.stderr
-    done = hosts.run("node1", ["bash", str(cwd / "runs/one/job.sh")], cwd=cwd, environ=own, timeout_s=180)
+    done = hosts.run("node1", ["bash", str(cwd / "runs/one/job.sh")], cwd=cwd, environ=own, timeout_s=400)
     assert done.returncode == 0, done.stdout
     return losses(cwd / "runs/one")
