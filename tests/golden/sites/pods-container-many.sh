@@ -68,7 +68,7 @@ quoted() { # a text as one word of a shell
   printf '%s\n' "$1" | LC_ALL=C sed "s/'/'\\\\''/g; 1s/^/'/; \$s/\$/'/"
 }
 devices='[0, 1, 2, 3]'
-world_info=$(sed "s/ .*//; s/.*/\"&\": $devices/" "$hostfile" | paste -s -d , - | sed 's/.*/{&}/')
+world_info=$(sed "s/.*/\"&\": $devices/" "$nodefile" | paste -s -d , - | sed 's/.*/{&}/')
 world_info=$(printf '%s\n' "$world_info" | base64 | tr -d '\n' | tr '+/' '-_')
 node_sh=$NEOX_HPC_ATTEMPT_DIR/node.sh
 (
@@ -90,12 +90,14 @@ if [ -r "$secrets" ]; then
   set +a
 fi
 cd "$run/code" || exit
-if [ $# -gt 1 ]; then
-  eval "$1"
+what=$1
+shift
+if [ "$what" != ranks ]; then
+  eval "$*"
   exit
 fi
 exec 3<&0 # it ends when pdsh does; the command is to end then, too
-eval "$1 3<&- &"
+eval "$* 3<&- &"
 command=$!
 {
   cat <&3
@@ -124,8 +126,11 @@ told=''
 launcher=''
 trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
 trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
-pdsh -R ssh -S -b -f 64 -w "^$nodefile" \
-  "sh $node_sh 'apptainer exec --nv --bind /home/user/data --bind \"\$run\" --bind \"\$run/code:\$run/code:ro\" --pwd \"\$run/code\" /images/neox.sif python3 -u -m deepspeed.launcher.launch \"--world_info=\$world_info\" --master_addr \"\$MASTER_ADDR\" --master_port \"\$MASTER_PORT\" --node_rank=%n --quiet --no_local_rank --module model.train \"\$run/run.json\"'" &
+pdsh -R ssh -S -b -f 64 -w "^$nodefile" sh "$node_sh" ranks apptainer exec --nv --bind /home/user/data --bind \
+  "'\"\$run\"'" --bind "'\"\$run/code:\$run/code:ro\"'" --pwd "'\"\$run/code\"'" /images/neox.sif python3 -u \
+  -m deepspeed.launcher.launch "'\"--world_info=\$world_info\"'" --master_addr "'\"\$MASTER_ADDR\"'" \
+  --master_port "'\"\$MASTER_PORT\"'" --node_rank=%n --quiet --no_local_rank --module model.train \
+  "'\"\$run/run.json\"'" &
 launcher=$!
 [ -z "$signal" ] || kill -s "$signal" "$launcher" # it came while the launcher had no number yet
 signal=''
