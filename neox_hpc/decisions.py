@@ -126,7 +126,10 @@ def _fewest_nodes(loaded: Loaded, site: Site, queue: str | None, ranks: int, voc
     fewest = cell // math.gcd(cell, ranks)
     limits = [node_bin.max_nodes for node_bin in bins_of(site, queue)]
     held = f"the fewest whose {ranks} ranks each hold {cut_of(loaded.config)} whole"
-    for nodes in range(fewest, max(limits, default=site.max_nodes or MOST_NODES) + 1, fewest):
+    counts = range(fewest, max(limits, default=site.max_nodes or MOST_NODES) + 1, fewest)
+    # more nodes never need more memory a GPU, so what the most do not hold need not be looked for: that takes seconds
+    hopeless = bool(counts) and _too_large(loaded.config, site, counts[-1], ranks, vocab)
+    for nodes in () if hopeless else counts:
         if _fits(loaded.config, site, nodes, ranks, vocab):
             also = "" if nodes == fewest else " and multiply out with the batch and the GPUs' memory"
             return Decision(value=nodes, reason=f"nodes: {nodes}, {held}{also}")
@@ -134,14 +137,25 @@ def _fewest_nodes(loaded: Loaded, site: Site, queue: str | None, ranks: int, voc
 
 
 def _fits(config: RunConfig, site: Site, nodes: int, ranks: int, vocab: int) -> bool:
+    """Whether the batch multiplies out and the memory is there."""
+    return _exceeds(config, site, nodes, ranks, vocab) is False
+
+
+def _too_large(config: RunConfig, site: Site, nodes: int, ranks: int, vocab: int) -> bool:
+    """Whether the memory is not there."""
+    return _exceeds(config, site, nodes, ranks, vocab) is True
+
+
+def _exceeds(config: RunConfig, site: Site, nodes: int, ranks: int, vocab: int) -> bool | None:
+    """Whether a rank needs more memory than it has, as far as both are known; nothing where the batch does not multiply out."""
     try:
         layout = config.layout(nodes * ranks)
         batch = config.batch_sizes(layout)
         memory = estimate_memory(config, layout, batch, vocab, device_of(site))
     except ValueError:
-        return False
+        return None
     room = memory_of_rank(site, ranks)
-    return memory is None or room is None or fullest(memory).peak <= room * HEADROOM
+    return memory is not None and room is not None and fullest(memory).peak > room * HEADROOM
 
 
 def choose_queue(loaded: Loaded, site: Site, request: Request, ranks: int, vocab: int) -> str | None:

@@ -80,7 +80,7 @@ class Pods:
     def render(self, name: str, *more: str, python: str = sys.executable) -> Path:
         """The run directory of the tiny model on two ranks a host."""
         site = {
-            "scheduler": "local",
+            "extends": "pods" if self.real.per_node else "mpi",
             "launcher": self.launcher,
             "hostfile": str(self.cwd / "hosts"),
             "node": {"gpus": 0, "cpu_ranks": 2},
