@@ -7,7 +7,7 @@ a site's name: a new machine is one file, which site_files.py reads.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -243,6 +243,12 @@ Names = Annotated[
 """One name, or several in the order in which they are tried."""
 
 
+def _check_names(env: Iterable[str]) -> None:
+    for name in env:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{name!r} is no name of an environment variable")
+
+
 class Modules(_Facts):
     """Environment modules; outside a login shell ``module`` comes from ``init``."""
 
@@ -340,10 +346,22 @@ class ContainerRuntime(_Facts):
                 raise ValueError(f"{text!r} is no bind: write /path, /path:/inside or /path:/inside:ro")
         return binds
 
+    @field_validator("env")
+    @classmethod
+    def _names(cls, env: dict[str, str]) -> dict[str, str]:
+        _check_names(env)
+        return env
+
+    @field_validator("gpu")
+    @classmethod
+    def _words(cls, text: str | None) -> str | None:
+        split_args([text] if text else [])
+        return text
+
     @field_validator("args")
     @classmethod
     def _not_ours(cls, args: tuple[str, ...]) -> tuple[str, ...]:
-        for text in args:
+        for text in split_args(args):
             name = text.partition("=")[0]
             if name in _CLEANING:
                 raise ValueError(f"{name} drops the variables that tell a rank its place: remove it")
@@ -469,9 +487,7 @@ class Site(_Facts):
     @field_validator("env")
     @classmethod
     def _names(cls, env: dict[str, EnvValues]) -> dict[str, EnvValues]:
-        for name in env:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"{name!r} is no name of an environment variable")
+        _check_names(env)
         return env
 
     @field_validator("launcher_args")

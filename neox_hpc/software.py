@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os.path
 import re
-import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from neox_hpc.containers import CONTAINERS, INNER_PREFIX, NO_EVAL, Bind, Container, is_fetched
-from neox_hpc.launchers import Shell, Step
+from neox_hpc.launchers import Shell, Step, split_args
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
 from neox_hpc.run_paths import inputs, outputs
@@ -158,12 +157,12 @@ def _in_container(
     container = Container(
         image=Shell("$staged.image") if ("image", image) in staged else image,
         accelerator=site.node.accelerator if site.node.gpus else "cpu",
-        gpu=None if own.gpu is None else tuple(shlex.split(own.gpu)),
+        gpu=None if own.gpu is None else split_args([own.gpu] if own.gpu else []),
         binds=tuple(_binds(config, site, request, facts, folders)),
         exported=(*(name for name in exported if name not in OF_THE_NODE), *JOB_VARIABLES, "PYTHONNOUSERSITE"),
         env=() if prefix else inner,
         workdir=STAGED_CODE if site.stage.code is not None else Shell("$run/code"),
-        args=tuple(map(expanding, own.args)),
+        args=tuple(map(expanding, split_args(own.args))),
         init=own.init,
     )
     return Software(

@@ -186,6 +186,15 @@ def script_said(tmp_path: Path, where: Site, **files: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", ["a b's", "$HOME", "`touch here`", 'say "x"', "back\\slash", "two\nlines", "%s ünï", "-n"])
+def test_an_evil_path_arrives_and_nothing_in_it_runs(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    script = render_venv(venv(site("slurm"), path=str(tmp_path / name)))
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr.startswith(f"neox-hpc: {tmp_path / name} exists already\n")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_an_old_python_is_refused_by_its_name(tmp_path: Path) -> None:
     said = script_said(tmp_path, site("slurm"), python3='#!/bin/sh\n[ "$1" = --version ] && echo Python 3.6.8\nexit 1\n')
     assert f"neox-hpc: {tmp_path}/python3 is Python 3.6.8, and 3.10 or newer is needed\n  fix: name a module" in said

@@ -63,6 +63,10 @@ def test_every_file_of_a_shared_folder_is_in_the_wheel(installed: Path, name: st
     assert [path for path in there if not (folder.parent / path).is_file()] == []
 
 
+def test_the_pinned_versions_are_in_the_wheel(installed: Path) -> None:
+    assert shared(installed, "constraints.txt").read_text() == (ROOT / "constraints.txt").read_text()
+
+
 def test_a_dry_run_renders_without_torch_from_the_wheels_own_files(installed: Path, tmp_path: Path) -> None:
     config = shared(installed, "configs") / "quickstart.yml"
     done = run(installed / "neox-hpc", "submit", "--site", "local", "--dry-run", config, cwd=tmp_path)

@@ -460,7 +460,7 @@ def test_arguments_that_the_plan_decides_are_refused_where_they_stand() -> None:
     assert wrongs(found) == [
         f"{where.file}  launcher_args: --distribution=cyclic is decided by the plan / remove it: ranks of a node are neighbours",
         "small.yml:14  neox_hpc.launcher_args: -n is decided by the plan / write --nodes",
-        """--launcher-args: "--export=NONE -x 'a": no closing quotation / close the quote""",
+        """--launcher-args: "--export=NONE -x 'a" has no closing quotation / close the quote""",
     ]
 
 

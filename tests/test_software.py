@@ -12,7 +12,7 @@ import pytest
 from neox_hpc.errors import UserError
 from neox_hpc.probe import Facts
 from neox_hpc.render import render_script
-from neox_hpc.site import UNFINISHED, ContainerRuntime, Software, Stage
+from neox_hpc.site import UNFINISHED, ContainerRuntime, Modules, Software, Stage
 from neox_hpc.site_files import load_site
 from neox_hpc.user_config import FILE
 from tests.desk import Desk, desk
@@ -28,13 +28,11 @@ def script(*sets: str) -> str:
     return render_script(plan(site(*BARE, *sets)))
 
 
-def run_of(text: str, tail: str, **environ: str) -> str:
+def run_of(text: str, tail: str, *, module: str = 'echo "module $*"') -> str:
     """What the lines of a script from its first module or export to its secrets leave behind, told by ``tail``."""
     begin, end = text.index("export SLURM_EXPORT_ENV=ALL"), text.index("\nsecrets=")
-    program = f'module() {{ echo "module $*"; }}\n{text[begin:end]}\n{tail}'
-    return subprocess.run(
-        ["sh", "-c", program], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"} | environ
-    ).stdout
+    program = f"module() {{ {module}; }}\n{text[begin:end]}\n{tail}"
+    return subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"}).stdout
 
 
 def test_a_virtual_environments_bin_comes_first_on_path() -> None:
@@ -77,6 +75,20 @@ def test_the_page_names_every_fact_of_software_containers_and_stage() -> None:
     assert {name for name in facts if not re.search(rf"\b{name}\b", PAGE)} == set()
 
 
+EVIL = ["a b's", "$HOME", "`touch here`", 'say "x"', "a;touch here", "back\\slash", "two\nlines", "*", "ünï(x2)#", "-n", "x" * 4096]
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_evil_names_of_environments_and_modules_arrive_and_nothing_in_them_runs(tmp_path: Path, name: str) -> None:
+    for way, variable in (("venv", "VIRTUAL_ENV"), ("conda", "CONDA_PREFIX")):
+        where = site(*BARE).model_copy(update={"software": Software(**{way: f"/{name}"})})
+        assert run_of(render_script(plan(where)), f'printf "%s|%s" "${variable}" "$PATH"') == f"/{name}|/{name}/bin:/usr/bin:/bin"
+    where = site(*BARE).model_copy(update={"software": Software(module=name), "modules": Modules(use=(name,))})
+    told = run_of(render_script(plan(where)), 'printf "%s|" "$@"', module='for w; do printf "%s|" "$w"; done')
+    assert told.startswith(f"use|{name}|load|{name}|")
+    assert not (Path.cwd() / "here").exists()
+
+
 # Who says so -----------------------------------------------------------------------------------------------------------
 
 
@@ -111,6 +123,10 @@ def test_two_ways_of_one_layer_are_refused(tmp_path: Path) -> None:
             "container.args: --cleanenv drops the variables that tell a rank its place\n  fix: remove it",
         ),
         ("container: {args: ['--pwd=/x']}", "container.args: --pwd is set by the plan\n  fix: remove it"),
+        ("container: {args: ['--pwd /x']}", "container.args: --pwd is set by the plan\n  fix: remove it"),
+        ("container: {args: [fakeroot]}", "container.args: 'fakeroot' is no argument"),
+        ('container: {gpu: "--nv \'x"}', 'container.gpu: "--nv \'x" has no closing quotation\n  fix: close the quote'),
+        ("container: {env: {'A; touch /x': b}}", "container.env: 'A; touch /x' is no name of an environment variable"),
         ("container: none", "container: expected key: value, got 'none'"),
     ],
 )

@@ -125,4 +125,4 @@ def split_args(texts: Sequence[str]) -> tuple[str, ...]:
     try:
         return tuple(word for text in texts for word in shlex.split(text))
     except ValueError as error:
-        raise ValueError(f"{' '.join(texts)!r}: {str(error).lower()}: close the quote") from None
+        raise ValueError(f"{' '.join(texts)!r} has {str(error).lower()}: close the quote") from None
