@@ -55,12 +55,20 @@ class Venv:
         return (*place, "--constraint", self.constraints)
 
     @property
-    def words(self) -> str:
-        """What is installed, for a command that fetches it elsewhere."""
-        return shlex.join((*self.first_source, "--constraint", os.path.basename(self.constraints), self.first, *self.others))
+    def fetching(self) -> tuple[str, ...]:
+        """The commands that fill a directory of wheels on another machine."""
+        wheel = ("python3", "-m", "pip", "wheel", "--wheel-dir", "wheels")
+        torch = [shlex.join((*wheel, "--no-deps", "--index-url", self.index[1], self.first))] if self.index else []
+        pins = ("--find-links", "wheels", "--constraint", os.path.basename(self.constraints))
+        return (*torch, shlex.join((*wheel, *self.index, *pins, self.first, *self.others)))
 
     @property
-    def first_source(self) -> tuple[str, ...]:
-        """pip's further options for the first one."""
+    def index(self) -> tuple[str, ...]:
+        """pip's option for the site's own index; none where wheels take its place."""
         index = self.site.software.index_url
         return ("--extra-index-url", index) if index is not None and self.wheels is None else ()
+
+    @property
+    def lacks_index(self) -> bool:
+        """Whether pip's own index would give a torch that is built for other GPUs than this machine's."""
+        return self.site.node.accelerator in ("rocm", "xpu") and self.site.software.index_url is None and self.wheels is None

@@ -286,7 +286,7 @@ class Software(_Facts):
     )
     module: str | None = Field(default=None, description="A module that brings python3 with torch and DeepSpeed.")
     index_url: str | None = Field(
-        default=None, description="Package index with this machine's builds of torch, for `env create`; null: pip's own."
+        default=None, description="Package index with torch built for this machine's GPUs, for `env create`; null: pip's own."
     )
     constraints: str | None = Field(
         default=None, description="File of pinned versions for `env create`; null: neox-hpc's own constraints.txt."

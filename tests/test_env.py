@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def run(cwd: Path, *words: str, **environ: str) -> Said:
     """A command line as a process of its own: what it starts prints too."""
     own = {"PYTHONPATH": str(ROOT), "HOME": str(cwd), "PIP_CONFIG_FILE": os.devnull}
     argv = [sys.executable, "-m", "neox_hpc", *words]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd=cwd, env={**os.environ, **own, **environ})
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600, cwd=cwd, env={**os.environ, **own, **environ})
     return Said(done.returncode, done.stdout, done.stderr)
 
 
@@ -158,10 +159,29 @@ def test_packages_are_the_products_extra_and_pins_are_its_constraints(desk: Desk
     assert f"--constraint {share('constraints.txt')} {TORCH}\n" in desk("env", "create", "-s", "local", "--dry-run").out
 
 
-def test_torch_alone_is_looked_for_in_the_sites_index_too() -> None:
-    lines = render_venv(venv(site("slurm", "software.index_url=https://x/rocm"))).splitlines()
-    assert f"get --extra-index-url https://x/rocm --constraint /c.txt {TORCH}" in lines
-    assert len([line for line in lines if "https://x/rocm" in line and line.startswith("get ")]) == 1
+def test_torch_comes_from_the_sites_index_or_not_at_all_and_the_others_do_not_look_there() -> None:
+    lines = [
+        line for line in render_venv(venv(site("slurm", "software.index_url=https://x/rocm"))).splitlines() if line[:4] == "get "
+    ]
+    assert [line.partition(" #")[0] for line in lines] == [
+        f"get --no-deps --index-url https://x/rocm {TORCH}",
+        f"get --extra-index-url https://x/rocm --constraint /c.txt {TORCH}",
+        f"get --constraint /c.txt {' '.join(map(shlex.quote, OTHERS))}",
+    ]
+
+
+def test_wheels_for_a_machine_without_network_are_fetched_the_same_way() -> None:
+    torch, rest = venv(site("slurm", "software.index_url=https://x/r")).fetching
+    assert torch == f"python3 -m pip wheel --wheel-dir wheels --no-deps --index-url https://x/r {TORCH}"
+    assert "--extra-index-url https://x/r --find-links wheels --constraint c.txt" in rest and all(name in rest for name in OTHERS)
+
+
+@pytest.mark.parametrize("accelerator", ["rocm", "xpu"])
+def test_a_machine_for_which_pips_own_torch_is_not_built_needs_an_index(desk: Desk, accelerator: str) -> None:
+    sets = ("--site-set", "node.gpus=4", "--site-set", f"node.accelerator={accelerator}")
+    said = desk("env", "create", "-s", "slurm", *sets)
+    assert said.code == 2 and f"the torch of pip's own index is not built for {accelerator}" in said.err
+    assert not (desk.cwd / "envs").exists()
 
 
 @pytest.mark.parametrize("dialect", ["bash", "sh"])

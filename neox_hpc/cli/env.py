@@ -76,6 +76,10 @@ def _check(venv: Venv) -> None:
         problems.append(Problem(where, f"no such file here: {venv.constraints}", fix))
     if venv.wheels is not None and not Path(venv.wheels).is_dir():
         problems.append(Problem("--wheels", f"no such directory: {venv.wheels}", "make one: python3 -m pip wheel --wheel-dir"))
+    if venv.lacks_index:
+        wrong = f"not known for {venv.site.name}, and the torch of pip's own index is not built for {venv.site.node.accelerator}"
+        fix = "write --site-set software.index_url=https://download.pytorch.org/whl/NAME (pytorch.org/get-started has the names)"
+        problems.append(Problem(f"{venv.site.file}  software.index_url", wrong, fix))
     if problems:
         raise UserError(problems)
 
