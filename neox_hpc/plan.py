@@ -78,6 +78,9 @@ class Plan:
     requeue: bool
     hostfile: str | None
     """Where the job reads its hosts, when no scheduler gives them."""
+    master_addr: str | None
+    master_port: int | None
+    """Where ranks meet; absent: the job decides."""
     env: tuple[tuple[str, EnvValue], ...]
     software: Software
     """What the ranks run in."""
@@ -209,7 +212,7 @@ def _assemble(
         gpus_per_node=gpus,
         gpus_visible=site.gpus_visible,
         gpu_ids=gpu_ids,
-        env=_exported(env, software),
+        env=tuple(dict.fromkeys((*_exported(env, software), *request.exports))),
         launcher_args=split_args((*site.launcher_args, *loaded.config.own.neox_hpc.launcher_args, *request.launcher_args)),
         container=software.container,
         python=software.python,
@@ -242,6 +245,8 @@ def _assemble(
         early_signal=request.early_signal,
         requeue=request.requeue,
         hostfile=choose_hostfile(loaded, site, request, facts.hostfile),
+        master_addr=request.master_addr,
+        master_port=request.master_port,
         env=env,
         software=software,
         step=step,

@@ -6,6 +6,7 @@ Changes when the way in which a program is started, waited for or stopped does.
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -87,6 +88,75 @@ def show(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, cwd: 
         except KeyboardInterrupt:  # the terminal has sent it to the program too, which decides
             continue
         return status if status >= 0 else 128 - status
+
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+def supervise(
+    argv: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    started: Callable[[ProcessId], None],
+    grace_s: float,
+) -> int:
+    """Run a program to its end, in a session of its own: signals that end us go on to it, its output to ``log`` and to our own.
+
+    What has not ended ``grace_s`` after INT, TERM or HUP is killed, and so is what the program leaves behind.  Returns its exit
+    status, 128 + signal where a signal ended it.  For the main thread only.
+    """
+    process = _popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=_copy(environ),
+        cwd=cwd,
+        bufsize=0,
+    )
+    stat = _read_stat(process.pid)
+    leader = ProcessId(pid=process.pid, started=stat.started if stat is not None else 0)
+    deadline: list[float] = []
+
+    def forward(number: int, _frame: object) -> None:
+        if number != signal.SIGUSR1:
+            deadline.append(time.monotonic() + grace_s)
+        _signal(os.kill, process.pid, signal.SIGTERM if number == signal.SIGHUP else number)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        started(leader)
+        assert process.stdout is not None
+        with log.open("ab", buffering=0) as file:
+            _copy_output(process, process.stdout.fileno(), (file.fileno(), 1), deadline)
+        status = process.wait()
+    finally:
+        end_session(leader, grace_s=0.0)
+        process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if process.stdout is not None:
+            process.stdout.close()
+    return status if status >= 0 else 128 - status
+
+
+def _copy_output(process: subprocess.Popen[str], source: int, targets: Sequence[int], deadline: Sequence[float]) -> None:
+    """Until the program has ended and nothing more comes, or its time is over."""
+    while not deadline or time.monotonic() < deadline[0]:
+        ended = process.poll() is not None
+        if select.select([source], [], [], 0.0 if ended else 0.2)[0]:
+            text = os.read(source, 65536)
+            if not text:
+                return
+            for target in targets:
+                while_left = text
+                while while_left:
+                    while_left = while_left[os.write(target, while_left) :]
+        elif ended:
+            return
 
 
 # Processes that outlive us: the "scheduler" of the local site ----------------------------------------------------------

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,22 @@ JobFiles = Mapping[str, str]
 """Path relative to the run directory -> text: job.sh, run.json, plan.json."""
 
 
-def render(plan: Plan) -> JobFiles:
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A start whose hosts are known already: what the script of a job finds out by itself."""
+
+    argv: Sequence[str]
+    """The launcher's."""
+    world_info: str
+    """Host -> devices, as DeepSpeed's launcher of one node takes it."""
+
+
+def render(plan: Plan, launch: Launch | None = None) -> JobFiles:
     """Every file of the job."""
-    return {"job.sh": render_script(plan), "run.json": write_run(plan.run), "plan.json": render_summary(plan)}
+    return {"job.sh": render_script(plan, launch), "run.json": write_run(plan.run), "plan.json": render_summary(plan)}
 
 
-def render_script(plan: Plan) -> str:
+def render_script(plan: Plan, launch: Launch | None = None) -> str:
     """The batch script."""
     scheduler = SCHEDULERS[plan.site.scheduler]
     launcher = plan.site.launcher
@@ -42,7 +53,8 @@ def render_script(plan: Plan) -> str:
         plan=plan,
         site=plan.site,
         directives=asked(scheduler, plan),
-        launch=LAUNCHERS[launcher](plan.step),
+        launch=LAUNCHERS[launcher](plan.step) if launch is None else launch.argv,
+        world_info=None if launch is None else launch.world_info,
         stage=LAUNCHERS[launcher](stage_step(plan.step, plan.software)),
         unstage=LAUNCHERS[launcher](unstage_step(plan.step)),
         launch_notes=[NOTES[launcher](plan.step)] if launcher in NOTES else [],

@@ -50,6 +50,11 @@ class Request:
     """Start the script again after a node failure."""
     launcher_args: tuple[str, ...] = ()
     """Texts of --launcher-args, as they were written."""
+    master_addr: str | None = None
+    master_port: int | None = None
+    """Where ranks meet, where that was said."""
+    exports: tuple[str, ...] = ()
+    """Further variables of this shell that ranks on all hosts get; only `launch` runs the job in this shell."""
 
 
 def read_after(text: str) -> After:

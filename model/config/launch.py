@@ -4,36 +4,37 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from model.config.keys import Section, live, planned, runtime
+from model.config.keys import Section, live, retired, runtime
 
 _RANKS = "ranks learn it from their launcher"
 _DERIVED = "it is derived from other keys"
 
 
 class Launch(Section):
-    """Hosts, ports and launcher.  Under a scheduler the site decides.
-
-    The *planned* keys here do no harm: planning says once what of the site stands in their place, and training does not read them.
+    """Hosts, ports and launcher.  They count for ``neox-hpc launch``; under a scheduler site and job decide, and planning says once
+    which keys they replace.
     """
 
     hostfile: str | None = live(None, doc="Hosts and slots, where no scheduler gives them; else the job writes its own.")
-    include: str | None = planned(None, doc="Hosts (and slots) to use.")
-    exclude: str | None = planned(None, doc="Hosts (and slots) to leave out.")
+    include: str | None = live(None, doc="Hosts (and slots) to use: NAME[:SLOT,SLOT][@NAME…].")
+    exclude: str | None = live(None, doc="Hosts (and slots) to leave out.")
     num_nodes: int = live(-1, ge=-1, doc="Nodes to use; -1: all.")
     num_gpus: int | None = live(None, ge=1, doc="GPUs of each node to use.")
     global_num_gpus: int | None = live(None, ge=1, doc="GPUs of the whole job.")
-    master_port: int = planned(29500, ge=1, le=65535, doc="Port of the rendezvous.")
-    master_addr: str | None = planned(None, doc="Host of the rendezvous.")
-    launcher: Literal["pdsh", "openmpi", "mvapich", "mpich", "impi", "slurm", "jsrun"] = planned(
-        "pdsh", doc="DeepSpeed's launcher."
+    master_port: int = live(29500, ge=1, le=65535, doc="Port of the rendezvous; at its default every start has one of its own.")
+    master_addr: str | None = live(None, doc="Host of the rendezvous; else the first one.")
+    launcher: Literal["pdsh", "openmpi", "mvapich", "mpich", "impi", "slurm", "jsrun", "flux", "pals", "srun", "local"] = live(
+        "pdsh", doc="What starts ranks on the hosts of a hostfile; slurm is srun."
     )
-    force_multi: bool = planned(False, doc="Use the launcher on one node too.")
-    no_ssh_check: bool = planned(False, doc="Do not test ssh first.")
+    force_multi: bool = live(False, doc="Use the launcher on this machine alone, too.")
+    no_ssh_check: bool = live(False, doc="Do not try to reach the first host by ssh before.")
     deepspeed_mpi: bool = live(
         False, doc="Where the launcher sets no variable that is known, ranks ask MPI (mpi4py) which they are."
     )
-    deepspeed_slurm: bool = planned(False, doc="Ranks are started by srun.")
-    autotuning_run: str | None = planned(None, doc="tune or run.")
+    deepspeed_slurm: bool = live(False, doc="Ranks are started by srun: as force_multi.")
+    autotuning_run: str | None = retired(
+        None, doc="tune or run.", why="there is no autotuning here: `neox-hpc plan` shows what fits"
+    )
     comment: str | None = live(None, doc="Comment of the batch job.")
     account: str | None = live(None, doc="Account that pays for the batch job.")
 

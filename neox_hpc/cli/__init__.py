@@ -28,6 +28,7 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "submit": Verb("submit:submit", "Plan, render, write and submit a training run (--dry-run only shows it)."),
+    "launch": Verb("launch:launch", "Train here and now, inside an allocation or on a hostfile's hosts: deepy.py's command line."),
     "plan": Verb("plan:plan", "The sizes of a run: layout, memory per GPU by part, tokens, node-hours; what is wrong."),
     "render": Verb("submit:render", "Write a run's files into a directory, without submitting it."),
     "status": Verb("status:status", "How a run stands: state, step, loss, first error, where its log lies."),

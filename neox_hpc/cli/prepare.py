@@ -20,8 +20,8 @@ from neox_hpc.decisions import hostfile_paths
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.marked_yaml import NOTHING
 from neox_hpc.plan import Plan, Planned, make_plan
-from neox_hpc.probe import probe
-from neox_hpc.render import JobFiles, render
+from neox_hpc.probe import Facts, probe
+from neox_hpc.render import JobFiles, Launch, render
 from neox_hpc.request import Request, read_after, read_early_signal, run_name
 from neox_hpc.rundir import choose_path
 from neox_hpc.schedulers import SCHEDULERS, After, EarlySignal
@@ -99,7 +99,22 @@ def asked_of(options: dict[str, Any]) -> Asked:
     return Asked(**options)
 
 
-def prepare(asked: Asked, *, cwd: Path) -> Prepared:
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """A start in this shell, on hosts that are known: what it changes of a submit."""
+
+    site: Site
+    request: Request
+    facts: Callable[[Facts], Facts]
+    files: JobFiles
+    """Beside those of every job."""
+    launch: Callable[[Plan], Launch]
+
+
+AsLaunched = Callable[[Loaded, Site, Request], Here]
+
+
+def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -> Prepared:
     """Read, plan, render.
 
     Raises:
@@ -130,13 +145,18 @@ def prepare(asked: Asked, *, cwd: Path) -> Prepared:
         requeue=asked.requeue,
         launcher_args=asked.launcher_args,
     )
+    here = as_launched(loaded, site, request) if as_launched is not None else None
+    if here is not None:
+        site, request = here.site, here.request
     image = image_of(site, request)
     file = image if image is not None and image.startswith("/") else None
     bound = bound_paths(loaded.config, request) if image is not None else ()
     hosts = hostfile_paths(loaded, site, request)
     facts = probe(loaded.config, site, cwd=cwd, environ=os.environ, image=file, bound=bound, hostfiles=hosts)
-    planned = make_plan(loaded, site, request, facts)
-    files = render(planned.plan) if planned.plan is not None else None
+    planned = make_plan(loaded, site, request, here.facts(facts) if here is not None else facts)
+    files: JobFiles | None = None
+    if planned.plan is not None:
+        files = render(planned.plan) if here is None else {**render(planned.plan, here.launch(planned.plan)), **here.files}
     return Prepared(path=Path(request.run_dir), request=request, planned=planned, files=files)
 
 

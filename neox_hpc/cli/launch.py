@@ -1,0 +1,246 @@
+"""``neox-hpc launch``: train here and now, on the nodes of this allocation or on the hosts of a hostfile.
+
+Changes when the steps of a launch do; what its flags and keys mean is in ``neox_hpc/launch.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neox_hpc import launch as decide
+from neox_hpc import proc
+from neox_hpc.cli.prepare import Asked, Here, Prepared, prepare, print_notes, print_problems
+from neox_hpc.errors import Problem, UserError
+from neox_hpc.hostfile import Host, Hostfile
+from neox_hpc.jobs import read_hosts
+from neox_hpc.launch import Around, Command
+from neox_hpc.launchers import Shell
+from neox_hpc.plan import Plan
+from neox_hpc.probe import Facts, read_hostfile, read_machine
+from neox_hpc.render import Launch
+from neox_hpc.request import Request
+from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.settings import Loaded
+from neox_hpc.site import Site
+
+if TYPE_CHECKING:
+    from neox_hpc.rundir import RunDir
+
+GRACE_S = 60.0
+"""From a signal to stop to the end of what ignores it: twice the 30 s that DeepSpeed's launcher of one node and Slurm give."""
+SSH_TIMEOUT_S = 20.0
+
+
+@click.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def launch(words: tuple[str, ...]) -> int:
+    """deepy.py's command line; ``neox_hpc/launch.py`` reads it."""
+    if not words or {"-h", "--help"} & set(words):
+        click.echo(decide.parser().format_help(), nl=False)
+        return 0
+    command = decide.read_command(words)
+    started = _Start(command=command, environ=dict(os.environ))
+    prepared = prepare(started.asked, cwd=Path.cwd(), as_launched=started.as_launched)
+    problems = [*prepared.planned.problems, *_unbuilt(command)]
+    if prepared.files is None or problems:
+        print_notes(prepared.planned.notes)
+        print_problems(problems)
+        if prepared.files is None or not command.given.get("dry_run"):
+            return 2
+    elif not command.given.get("quiet"):
+        print_notes(prepared.planned.notes)
+    if command.given.get("dry_run"):
+        click.echo(prepared.files["job.sh"], nl=False)
+        return 2 if any(problem.kind == "anywhere" for problem in problems) else 0
+    return started.run(prepared)
+
+
+def _unbuilt(command: Command) -> Sequence[Problem]:
+    what = decide.PROGRAMS[command.program]
+    return [Problem(command.program, f"{what} is planned and not built yet", "launch train")] if what else []
+
+
+@dataclass(kw_only=True)
+class _Start:
+    """A launch, from its command line to its end."""
+
+    command: Command
+    environ: dict[str, str]
+    """Of the ranks: this shell's, and what .deepspeed_env and the launcher add."""
+
+    @property
+    def asked(self) -> Asked:
+        given = self.command.given
+        return Asked(
+            configs=self.command.configs,
+            site=given.get("site") or _site_here(),
+            conf_dir=given.get("conf_dir"),
+            sets=self.command.sets,
+            site_sets=tuple(given.get("site_set", ())),
+            nodes=None,
+            walltime=None,
+            account=None,
+            queue=None,
+            directives=(),
+            after=(),
+            exclude=None,
+            early_signal=None,
+            requeue=False,
+            launcher_args=(),
+            name=given.get("name"),
+            output_dir=given["output_dir"],
+            run_id=given.get("run_id"),
+            container=given.get("container"),
+        )
+
+    def as_launched(self, loaded: Loaded, site: Site, request: Request) -> Here:
+        """The site and the request on the hosts at hand."""
+        runners = _runners()
+        args = runners.read_args(decide.runner_words(self.command, loaded, os.environ), "model.train", [Shell("$run/run.json")])
+        around = _look_around(site, loaded, args, "hostfile" in self.command.given)
+        pool = decide.pool_of(site, around)
+        filtered = bool(args.include or args.exclude)
+        _raise(decide.check_choice(pool, args.num_nodes, args.num_gpus, filtered))
+        try:
+            active = runners.choose_hosts(pool, args)
+        except ValueError as error:
+            known = f"write hosts of {', '.join(pool)}, with slots below {max(pool.values())}"
+            raise UserError(Problem("--include, --exclude", str(error).rstrip("."), known)) from None
+        named = loaded.config.launch.launcher if "launcher" in loaded.places else None
+        launcher = decide.choose_launcher(site, named, around, force=args.force_multi)
+        _raise(decide.check_hosts(active, launcher))
+        if not args.no_ssh_check and launcher in decide.BY_SSH and around.allocation is None:
+            _try_ssh(next(iter(active)), args.ssh_port, self.environ)
+        self._read_environment_files(runners.environment_files())
+        alone = launcher == "local"
+        hosts = f"{request.run_dir}/hosts"
+        found = [Host(name=name, slots=len(slots), line=line) for line, (name, slots) in enumerate(active.items(), start=1)]
+        asked = dataclasses.replace(
+            request,
+            nodes=len(active),
+            master_addr=args.master_addr or None,
+            master_port=loaded.config.launch.master_port if "master_port" in loaded.places else None,
+            launcher_args=(*([args.launcher_args] if args.launcher_args else []), *decide.only_these(launcher, active, around)),
+            exports=tuple(dict.fromkeys((*runners.exported_names(os.environ), *self._from_files))),
+        )
+
+        def facts(seen: Facts) -> Facts:
+            devices = tuple(map(str, next(iter(active.values()))))
+            machine = seen.machine if not filtered else dataclasses.replace(seen.machine, gpu_ids=devices)
+            file = None if alone else Hostfile(path=hosts, hosts=tuple(found))
+            return dataclasses.replace(seen, hostfile=file, machine=machine)
+
+        def words(plan: Plan) -> Launch:
+            args.launcher_args = shlex.join(plan.step.launcher_args)  # the site's and the configuration's, too
+            args.master_addr = ""  # the script has it
+            step = dataclasses.replace(plan.step, launcher_args=())
+            runner = runners.make_runner(launcher, step, args, active, pool)
+            if not runner.backend_exists():
+                program = runners.PROGRAMS[launcher]
+                fix = "load its module, install it, or name another --launcher"
+                raise UserError(Problem(f"launcher {launcher}", f"there is no {program} on PATH", fix))
+            for name in asked.exports:
+                runner.add_export(name, self.environ[name])
+            return Launch(argv=runner.get_cmd(self.environ, active), world_info=runners.world_info(active))
+
+        adapted = decide.launched_site(site, launcher, active, around, self.environ)
+        return Here(
+            site=adapted if alone else adapted.model_copy(update={"hostfile": hosts}),
+            request=asked,
+            facts=facts,
+            files={} if alone else {"hosts": decide.hosts_text(active)},
+            launch=words,
+        )
+
+    _from_files: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def _read_environment_files(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            if os.path.isfile(path):
+                self._from_files |= decide.read_environment_file(Path(path).read_text(encoding="utf-8"), path)
+        self.environ |= self._from_files
+
+    def run(self, prepared: Prepared) -> int:
+        """Write the run, start it, and end as it does."""
+        from neox_hpc.cli.submit import _write
+
+        run = _write(prepared)
+        argv = ["bash", str(run.script)]
+        return proc.supervise(
+            argv,
+            environ=self.environ,
+            cwd=run.path,
+            log=run.log,
+            started=lambda process: _keep_receipt(prepared, run, argv, process),
+            grace_s=GRACE_S,
+        )
+
+
+def _keep_receipt(prepared: Prepared, run: RunDir, argv: Sequence[str], process: proc.ProcessId) -> None:
+    """So that status, logs and cancel know the run."""
+    from neox_hpc.cli.submit import _receipt
+    from neox_hpc.rundir import write_receipt
+
+    write_receipt(run, _receipt(prepared, run, str(process.pid), tuple(argv), process.started))
+
+
+def _runners() -> Any:
+    """DeepSpeed's launcher, which takes two seconds and needs torch."""
+    try:
+        from neox_hpc.launchers import deepspeed
+    except ImportError as error:
+        wrong = f"launch stands on DeepSpeed's launcher, which cannot be imported here: {error}"
+        raise UserError(Problem("deepspeed", wrong, "pip install 'neox-hpc[train]', or use `neox-hpc submit`")) from None
+    return deepspeed
+
+
+def _raise(problems: Iterable[Problem]) -> None:
+    if found := tuple(problems):
+        raise UserError(found)
+
+
+def _site_here() -> str:
+    """The machine that this seems to be; else the generic site of the scheduler whose job this is; else this machine."""
+    from neox_hpc.cli.sites import detect_here
+    from neox_hpc.site_files import list_sites
+
+    found = detect_here()
+    if found is not None:
+        return found.site
+    known = list_sites()
+    inside = (name for name, scheduler in SCHEDULERS.items() if name in known and scheduler.hosts_source(os.environ) is not None)
+    return next(inside, "local")
+
+
+def _look_around(site: Site, loaded: Loaded, args: Namespace, asked: bool) -> Around:
+    """The nodes of the allocation, the hostfile, this machine's devices."""
+    nodes = read_hosts(SCHEDULERS[site.scheduler], os.environ)
+    path = os.path.abspath(args.hostfile)
+    file = read_hostfile(path)
+    if file is None and (
+        asked or (nodes is None and "hostfile" in loaded.places) or os.environ.get("DLTS_HOSTFILE") == args.hostfile
+    ):
+        where = "--hostfile" if asked else loaded.where("hostfile") if "hostfile" in loaded.places else "DLTS_HOSTFILE"
+        raise UserError(Problem(where, f"{path} cannot be read", "write the file, or remove it to use this machine alone"))
+    if nodes is not None and not asked and args.hostfile == decide.DEFAULT_HOSTFILE:
+        file = None
+    machine = read_machine(os.environ)
+    return Around(allocation=tuple(nodes) if nodes is not None else None, hostfile=file, devices=len(machine.gpu_ids))
+
+
+def _try_ssh(host: str, port: int | None, environ: Mapping[str, str]) -> None:
+    argv = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *(["-p", str(port)] if port else []), host, "true"]
+    said = proc.ask(argv, timeout_s=SSH_TIMEOUT_S, environ=environ)
+    if said.status != 0:
+        words = (said.stderr.strip().splitlines() or [f"exit status {said.status}"])[-1]
+        fix = "let ssh in without a password, or write --no_ssh_check where the launcher needs none"
+        raise UserError(Problem(host, f"cannot be reached by ssh: {words}", fix))
