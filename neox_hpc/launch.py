@@ -345,6 +345,22 @@ def pool_of(site: Site, around: Around) -> dict[str, int]:
     return {name: named[name] for name in around.allocation if name in named}
 
 
+def launch_notes(loaded: Loaded, site: Site, around: Around, hostfile: str) -> list[str]:
+    """A hostfile that was passed over; what the allocation's site decides in the place of keys."""
+    notes = []
+    if "hostfile" in loaded.places and hostfile == loaded.config.launch.hostfile and around.hostfile is None:
+        instead = "the nodes of this job" if around.allocation is not None else "this machine alone"
+        notes.append(f"hosts: {instead}; there is no {hostfile} ({loaded.where('hostfile').replace('  ', ' ')})")
+    named = loaded.config.launch.launcher
+    ours = LAUNCHERS_OF_DEEPSPEED.get(named, named)
+    if around.allocation is not None and "launcher" in loaded.places and ours != site.launcher:
+        where = loaded.where("launcher").replace("  ", " ")
+        notes.append(
+            f"launcher: {site.launcher} of {site.name} takes the place of {named} ({where}); --site-set launcher={ours} changes it"
+        )
+    return notes
+
+
 def check_choice(pool: Mapping[str, int], num_nodes: int, num_gpus: int, filtered: bool) -> Iterator[Problem]:
     """What DeepSpeed would refuse, or take for less than it says."""
     if filtered and (num_nodes >= 0 or num_gpus >= 0):
@@ -385,24 +401,6 @@ def choose_launcher(site: Site, named: str | None, around: Around, *, force: boo
     return LAUNCHERS_OF_DEEPSPEED.get(named or DEFAULT_LAUNCHER, named or DEFAULT_LAUNCHER)
 
 
-ONLY_THESE = {"srun": "--nodelist={}", "flux": "--requires=hosts:{}"}
-"""How launchers that ask the scheduler for hosts are told a part of them."""
-
-
-def only_these(launcher: str, active: Mapping[str, Any], around: Around) -> tuple[str, ...]:
-    """The arguments by which a launcher keeps to a part of an allocation; most read the hostfile.
-
-    Raises:
-        UserError: it cannot.
-    """
-    if around.allocation is None or len(active) == len(around.allocation):
-        return ()
-    if launcher == "jsrun":
-        wrong = f"jsrun cannot be told which {len(active)} of {len(around.allocation)} nodes to use"
-        raise UserError(Problem("--include, --exclude, --num_nodes", wrong, "use all nodes of the job"))
-    return (ONLY_THESE[launcher].format(",".join(active)),) if launcher in ONLY_THESE else ()
-
-
 def launched_site(
     site: Site, launcher: str, active: Mapping[str, Sequence[int]], around: Around, environ: Mapping[str, str]
 ) -> Site:
@@ -434,6 +432,7 @@ def launched_site(
             "needs_account": False,
             "directives": (),
             "skip_directives": (),
+            "stage": type(site.stage)(),
             "node": node.model_copy(update=shape),
             "network": network,
             "modules": site.modules if own_software else Modules(),

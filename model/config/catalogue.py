@@ -108,8 +108,7 @@ _MEANING = {
     Status.PASSED: "handed to DeepSpeed by name; a test reads it back from DeepSpeed's own configuration",
     Status.RETIRED: "never read by GPT-NeoX, or something here takes its place: accepted at its default only, with the reason",
     Status.RUNTIME: "set by the launcher or derived: refused in a file",
-    Status.PLANNED: "known and typed, not built yet: it plans and renders; training refuses any value but the default "
-    "(of the section *launch*: the site decides, and planning says what stands in its place)",
+    Status.PLANNED: "known and typed, not built yet: it plans and renders; training refuses any value but the default",
 }
 
 

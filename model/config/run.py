@@ -146,9 +146,8 @@ class RunConfig(BaseModel):
     def untrained(self) -> tuple[KeyProblem, ...]:
         """The values that plan and render but do not train yet; training refuses them."""
         found: list[KeyProblem] = []
-        for name, section in SECTIONS.items():
-            if section is not Launch:  # planning says what of the site stands in the place of its keys
-                found += _untrained(getattr(self, name), "")
+        for name in SECTIONS:
+            found += _untrained(getattr(self, name), "")
         kinds = sorted(set(self.architecture.attention_kinds) - TRAINED_ATTENTION)
         if kinds:
             fix = f"write one of {', '.join(sorted(TRAINED_ATTENTION))}"
@@ -210,7 +209,7 @@ def untrained_in_fragment(values: Mapping[str, Any]) -> tuple[KeyProblem, ...]:
     """The values of a part of a configuration, without problems, that do not train yet."""
     sections, _ = _read(values, fragment=True)
     written = translate(values).values
-    found = (problem for section in sections.values() if not isinstance(section, Launch) for problem in _untrained(section, ""))
+    found = (problem for section in sections.values() for problem in _untrained(section, ""))
     return tuple(problem for problem in found if problem.key.partition(".")[0] in written)
 
 

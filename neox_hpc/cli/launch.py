@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,16 +47,17 @@ def launch(words: tuple[str, ...]) -> int:
         click.echo(decide.parser().format_help(), nl=False)
         return 0
     command = decide.read_command(words)
-    started = _Start(command=command, environ=dict(os.environ))
+    started = Start(command=command, environ=dict(os.environ))
     prepared = prepare(started.asked, cwd=Path.cwd(), as_launched=started.as_launched)
+    notes = (*started.notes, *prepared.planned.notes)
     problems = [*prepared.planned.problems, *_unbuilt(command)]
     if prepared.files is None or problems:
-        print_notes(prepared.planned.notes)
+        print_notes(notes)
         print_problems(problems)
         if prepared.files is None or not command.given.get("dry_run"):
             return 2
     elif not command.given.get("quiet"):
-        print_notes(prepared.planned.notes)
+        print_notes(notes)
     if command.given.get("dry_run"):
         click.echo(prepared.files["job.sh"], nl=False)
         return 2 if any(problem.kind == "anywhere" for problem in problems) else 0
@@ -70,7 +70,7 @@ def _unbuilt(command: Command) -> Sequence[Problem]:
 
 
 @dataclass(kw_only=True)
-class _Start:
+class Start:
     """A launch, from its command line to its end."""
 
     command: Command
@@ -106,7 +106,11 @@ class _Start:
         """The site and the request on the hosts at hand."""
         runners = _runners()
         args = runners.read_args(decide.runner_words(self.command, loaded, os.environ), "model.train", [Shell("$run/run.json")])
-        around = _look_around(site, loaded, args, "hostfile" in self.command.given)
+        asked_for = (
+            "--hostfile" if "hostfile" in self.command.given else "DLTS_HOSTFILE" if os.environ.get("DLTS_HOSTFILE") else None
+        )
+        around = _look_around(site, request.cwd, args.hostfile, asked_for)
+        self.notes += decide.launch_notes(loaded, site, around, args.hostfile)
         pool = decide.pool_of(site, around)
         filtered = bool(args.include or args.exclude)
         _raise(decide.check_choice(pool, args.num_nodes, args.num_gpus, filtered))
@@ -129,7 +133,7 @@ class _Start:
             nodes=len(active),
             master_addr=args.master_addr or None,
             master_port=loaded.config.launch.master_port if "master_port" in loaded.places else None,
-            launcher_args=(*([args.launcher_args] if args.launcher_args else []), *decide.only_these(launcher, active, around)),
+            launcher_args=(args.launcher_args,) if args.launcher_args else (),
             exports=tuple(dict.fromkeys((*runners.exported_names(os.environ), *self._from_files))),
         )
 
@@ -143,14 +147,17 @@ class _Start:
             args.launcher_args = shlex.join(plan.step.launcher_args)  # the site's and the configuration's, too
             args.master_addr = ""  # the script has it
             step = dataclasses.replace(plan.step, launcher_args=())
-            runner = runners.make_runner(launcher, step, args, active, pool)
+            runner = runners.make_runner(launcher, step, args, active, dict.fromkeys(around.allocation or pool, 0))
             if not runner.backend_exists():
                 program = runners.PROGRAMS[launcher]
                 fix = "load its module, install it, or name another --launcher"
                 raise UserError(Problem(f"launcher {launcher}", f"there is no {program} on PATH", fix))
             for name in asked.exports:
                 runner.add_export(name, self.environ[name])
-            return Launch(argv=runner.get_cmd(self.environ, active), world_info=runners.world_info(active))
+            try:
+                return Launch(argv=runner.get_cmd(self.environ, active), world_info=runners.world_info(active))
+            except ValueError as error:
+                raise UserError(Problem(f"launcher {launcher}", str(error), "use all nodes of the job")) from None
 
         adapted = decide.launched_site(site, launcher, active, around, self.environ)
         return Here(
@@ -161,6 +168,7 @@ class _Start:
             launch=words,
         )
 
+    notes: list[str] = dataclasses.field(default_factory=list)
     _from_files: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def _read_environment_files(self, paths: Sequence[str]) -> None:
@@ -221,20 +229,22 @@ def _site_here() -> str:
     return next(inside, "local")
 
 
-def _look_around(site: Site, loaded: Loaded, args: Namespace, asked: bool) -> Around:
-    """The nodes of the allocation, the hostfile, this machine's devices."""
+def _look_around(site: Site, cwd: str, hostfile: str, asked: str | None) -> Around:
+    """The nodes of the allocation, the hostfile, this machine's devices.
+
+    A file that a configuration names and that is not there is passed over: GPT-NeoX's own name ``/mock_path``.
+
+    Args:
+        asked: how the file was named for this launch; ``None``: by the configuration, or not at all.
+    """
     nodes = read_hosts(SCHEDULERS[site.scheduler], os.environ)
-    path = os.path.abspath(args.hostfile)
-    file = read_hostfile(path)
-    if file is None and (
-        asked or (nodes is None and "hostfile" in loaded.places) or os.environ.get("DLTS_HOSTFILE") == args.hostfile
-    ):
-        where = "--hostfile" if asked else loaded.where("hostfile") if "hostfile" in loaded.places else "DLTS_HOSTFILE"
-        raise UserError(Problem(where, f"{path} cannot be read", "write the file, or remove it to use this machine alone"))
-    if nodes is not None and not asked and args.hostfile == decide.DEFAULT_HOSTFILE:
-        file = None
-    machine = read_machine(os.environ)
-    return Around(allocation=tuple(nodes) if nodes is not None else None, hostfile=file, devices=len(machine.gpu_ids))
+    file = None
+    if nodes is None or hostfile != decide.DEFAULT_HOSTFILE:
+        file = read_hostfile(os.path.join(cwd, hostfile)) or (read_hostfile(decide.DEFAULT_HOSTFILE) if nodes is None else None)
+    if asked is not None and (file is None or file.path != os.path.join(cwd, hostfile)):
+        raise UserError(Problem(asked, f"{hostfile} cannot be read", "write the file, or leave it out to use this machine alone"))
+    devices = len(read_machine(os.environ).gpu_ids)
+    return Around(allocation=None if nodes is None else tuple(nodes), hostfile=file, devices=devices)
 
 
 def _try_ssh(host: str, port: int | None, environ: Mapping[str, str]) -> None:

@@ -34,6 +34,9 @@ PROGRAMS = {
 }
 """Launcher -> the program that it is.  ``local`` needs none."""
 
+ASKS_SCHEDULER = {"srun": "--nodelist={}", "flux": "--requires=hosts:{}", "jsrun": None}
+"""Launchers that take no list of hosts, and their option for a part of the job's."""
+
 Active = Mapping[str, Sequence[int]]
 
 
@@ -83,11 +86,20 @@ class Runner(MultiNodeRunner):  # type: ignore[misc]
             ranks_per_node=len(next(iter(active_resources.values()))),
             master_addr=self.args.master_addr or self.step.master_addr,
             env=tuple(dict.fromkeys((*self.step.env, *self.exports))),
-            launcher_args=(*self.step.launcher_args, *shlex.split(self.args.launcher_args)),
+            launcher_args=(*self.step.launcher_args, *shlex.split(self.args.launcher_args), *self._only(active_resources)),
             module=self.args.user_script,
             module_args=tuple(self.user_arguments),
         )
         return LAUNCHERS[self.launcher](step)
+
+    def _only(self, active_resources: Active) -> list[str]:
+        """How a launcher that asks its scheduler for hosts keeps to a part of them; the others read a list of hosts."""
+        if self.launcher not in ASKS_SCHEDULER or self.resource_pool is None or set(active_resources) == set(self.resource_pool):
+            return []
+        option = ASKS_SCHEDULER[self.launcher]
+        if option is None:
+            raise ValueError(f"{self.launcher} cannot be told which of {len(self.resource_pool)} nodes to use")
+        return [option.format(",".join(active_resources))]
 
     @classmethod
     def validate_active_resources(cls, active_resources: Active) -> None:

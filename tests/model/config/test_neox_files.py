@@ -202,7 +202,7 @@ NEVER_READ = {
 
 REPLACED = {
     *("amp", "sparse_gradients", "elasticity", "compression_training"),  # DeepSpeed 0.19.8 has them no more
-    *("activation_checkpointing", "checkpoint", "autotuning"),
+    *("activation_checkpointing", "checkpoint", "autotuning", "autotuning_run"),
 }
 """Arguments that GPT-NeoX hands to DeepSpeed and that would be idle here; the reason stands at each of them."""
 

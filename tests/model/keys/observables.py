@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -210,6 +211,28 @@ def nodes_of_a_hostfile(keys: dict[str, Any], here: Here) -> Any:
     found = [read_hostfile(path) for path in hostfile_paths(given, where, asked)]
     facts = dataclasses.replace(planning.TWO_CORES, hostfile=next(filter(None, found)))
     return planning.plan(where, keys=keys, facts=facts, cwd=str(here.folder)).nodes
+
+
+def launched(keys: dict[str, Any], here: Here) -> Any:
+    """The job of ``neox-hpc launch``, its hosts, and who was asked by ssh; on the hosts of FOLDER/hosts where hostfile names it."""
+    from neox_hpc.cli.launch import Start
+    from neox_hpc.cli.prepare import prepare
+    from neox_hpc.launch import read_command
+
+    programs, asked = here.folder / "bin", here.folder / "asked"
+    programs.mkdir()
+    for name in ("ssh", "pdsh", "mpirun", "mpiexec"):
+        (programs / name).write_text(f'#!/bin/sh\necho "$@" >>"{asked}"\n')
+        (programs / name).chmod(0o755)
+    (here.folder / "hosts").write_text("n1 slots=2\nn2 slots=2\n")
+    (here.folder / "small.yml").write_text(json.dumps(planning.SMALL | keys))
+    environ = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(here.folder)}
+    with mock.patch.dict("os.environ", environ, clear=True):
+        start = Start(command=read_command(["train", "-s", "local", str(here.folder / "small.yml")]), environ=environ)
+        files = prepare(start.asked, cwd=here.folder, as_launched=start.as_launched).files
+    assert files is not None
+    script = files["job.sh"].replace(str(here.folder), "FOLDER")
+    return script, files.get("hosts"), asked.exists() and asked.read_text()
 
 
 def backend(keys: dict[str, Any], here: Here) -> Any:

@@ -35,6 +35,8 @@ SHAPE: dict[str, Any] = {
     "eval_interval": 2,
     "eval_iters": 2,
 }
+HOSTS = {"hostfile": "hosts"}
+"""Two hosts of a file."""
 DATA = SHAPE | {"data_path": "FILES/a", "split": "8,1,1"}
 LISTS = SHAPE | {"train_data_paths": ["FILES/a"], "valid_data_paths": ["FILES/a"], "test_data_paths": ["FILES/a"]}
 TWO_FILES = SHAPE | {f"{split}_data_paths": ["FILES/a", "FILES/b"] for split in ("train", "valid", "test")}
@@ -81,6 +83,14 @@ LIVE = (
     Row("num_nodes", 1, 2, see.plan),
     Row("num_gpus", 4, 3, see.plan_problems),
     Row("hostfile", "one", "two", see.nodes_of_a_hostfile),
+    Row("include", None, "n2", see.launched, HOSTS),
+    Row("exclude", None, "n2", see.launched, HOSTS),
+    Row("master_addr", None, "n2", see.launched, HOSTS),
+    Row("master_port", None, 12802, see.launched, HOSTS),
+    Row("launcher", "pdsh", "openmpi", see.launched, HOSTS),
+    Row("no_ssh_check", False, True, see.launched, HOSTS),
+    Row("force_multi", False, True, see.launched),
+    Row("deepspeed_slurm", False, True, see.launched),
     Row("global_num_gpus", 4, 8, see.plan_problems, {"num_nodes": 1}),
     Row("account", "stars", "moons", see.script),
     Row("comment", None, "first try", see.script),
