@@ -229,6 +229,13 @@ class Command:
         return (*(f"{key}={_as_yaml(value)}" for key, value in keys), *self.given.get("set", ()))
 
 
+EXAMPLES = (
+    "neox-hpc launch train -d configs 125M.yml local_setup.yml",
+    "neox-hpc launch train -H hosts --launcher openmpi my.yml",
+    "neox-hpc launch train --include node1@node2 --dry-run my.yml",
+)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(Problem("neox-hpc launch", message, "`neox-hpc launch --help` shows the flags"))
@@ -238,11 +245,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line of deepy.py, with DeepSpeed's flags and ours."""
     made = _Parser(
         prog="neox-hpc launch",
+        usage="neox-hpc launch train [FLAGS] CONFIG.yml...",
         allow_abbrev=False,
         add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train here and now, inside an allocation or on the hosts of a hostfile: deepy.py's command line.",
-        epilog="example:\n  neox-hpc launch train -d configs 125M.yml local_setup.yml",
+        epilog="\n".join(("examples:", *(f"  {line}" for line in EXAMPLES))),
     )
     made.add_argument("program", metavar="train|eval|generate")
     made.add_argument("configs", nargs="+", metavar="CONFIG.yml")

@@ -42,9 +42,15 @@ SSH_TIMEOUT_S = 20.0
 @click.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def launch(words: tuple[str, ...]) -> int:
-    """deepy.py's command line; ``neox_hpc/launch.py`` reads it."""
+    """Train here and now, in an allocation or on the hosts of a hostfile: deepy.py's command line.
+
+    \b
+    Examples:
+      neox-hpc launch train -d configs 125M.yml local_setup.yml
+      neox-hpc launch train -H hosts --launcher openmpi my.yml
+    """
     if not words or {"-h", "--help"} & set(words):
-        click.echo(decide.parser().format_help(), nl=False)
+        click.echo(decide.parser().format_help().replace("usage:", "Usage:", 1), nl=False)  # the flags are in launch.py
         return 0
     command = decide.read_command(words)
     started = Start(command=command, environ=dict(os.environ))
