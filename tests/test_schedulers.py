@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from neox_hpc.plan import Plan
-from neox_hpc.schedulers import SCHEDULERS, JobState, JobStatus, flux, lsf, pbs, slurm
+from neox_hpc.schedulers import SCHEDULERS, After, EarlySignal, JobState, JobStatus, flux, lsf, pbs, slurm
 from tests.planning import plan, scheduled, site
 from tests.planning import slurm as slurm_site
 
@@ -516,6 +517,54 @@ def test_no_scheduler_takes_a_path_that_its_output_directive_would_read_otherwis
 
 def test_pbs_takes_no_colon_in_a_path_because_it_ends_a_hosts_name() -> None:
     assert not PBS.path.allows("/a:b") and SLURM.path.allows("/a:b")
+
+
+# The page that shows it ---------------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "schedulers.md"
+INTRODUCTION = """\
+# What each scheduler is told
+
+One job of 3 nodes with 4 GPUs and 64 cores each, as it is asked for; written from the code by
+`NEOX_HPC_UPDATE_GOLDEN=1 pytest tests/test_schedulers.py -k page`, and kept true by that test.
+
+An argument that is not here goes through `--directive TEXT`; one that a site's filter refuses is left out by the site's
+`skip_directives`. A directive that contradicts an option is refused, with the option to use. Walltime is rounded up where a
+scheduler counts minutes.
+
+"""
+OPTIONS = ("--name", "--account", "--queue", "--nodes", "--time", "--after", "--exclude", "--signal", "--requeue")
+
+
+def told(name: str) -> dict[str, str]:
+    """Option of neox-hpc -> the directives that say it, or why there are none."""
+    scheduler, first = SCHEDULERS[name], {"pbs": "7.pbs", "flux": "f2ab"}.get(name, "7")
+    wanted = {"exclude": "n1,n2", "early_signal": EarlySignal(signal="USR1", seconds=300), "requeue": True}
+    options = {"exclude": "--exclude", "early_signal": "--signal", "requeue": "--requeue"}
+    asked = {key: value for key, value in wanted.items() if options[key] not in scheduler.cannot}
+    more = {"account": "lab42", "queue": "gpu", "walltime_s": 5400, "after": (After(job_id=first),)}
+    job = plan(scheduled(name), nodes=3, **more, **asked)
+    said: dict[str, list[str]] = {}
+    for text in scheduler.directives(job):
+        owners = {scheduler.owned.get(option, "").partition(",")[0].partition(":")[0] for option in scheduler.options_of(text)}
+        for owner in owners or {""}:
+            said.setdefault(owner, []).append(f"`{text}`")
+    refused = {option: f"refused: {why}" for option, why in scheduler.cannot.items()}
+    cells = {option: " ".join(said.pop(option, [])) or refused.get(option, "") for option in OPTIONS}
+    return cells | {"always": " ".join(text for texts in said.values() for text in texts)}
+
+
+def page() -> str:
+    columns = {name: told(name) for name in QUEUED}
+    lines = [f"| | {' | '.join(QUEUED)} |", "|---" * (len(QUEUED) + 1) + "|"]
+    lines += [f"| {row} | {' | '.join(columns[name][row] for name in QUEUED)} |" for row in (*OPTIONS, "always")]
+    return INTRODUCTION + "\n".join(lines).replace("/scratch/runs/small", "RUN") + "\n"
+
+
+def test_the_page_of_directives_is_true() -> None:
+    if os.environ.get("NEOX_HPC_UPDATE_GOLDEN"):
+        PAGE.write_text(page())
+    assert PAGE.read_text() == page()
 
 
 # Inside a job, and before one ---------------------------------------------------------------------------------------------------
