@@ -231,7 +231,7 @@ def _assemble(
         batch=batch,
         account=account.name or (MISSING_ACCOUNT if site.needs_account else None),
         comment=loaded.config.launch.comment,
-        queue=known.partition or queue if known else queue,
+        queue=known.partition if known and known.partition is not None else queue,
         counts=known.counts if known else "nodes",
         walltime_s=walltime_s,
         directives=(

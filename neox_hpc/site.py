@@ -187,7 +187,8 @@ class Queue(_Facts):
     """One queue (Slurm: partition) and its limits; no bins: not known."""
 
     partition: str | None = Field(
-        default=None, description="What the scheduler calls it, where that differs: a quality of service of another queue."
+        default=None,
+        description="What the scheduler calls it, where that differs: a quality of service of another queue; '': it is not named.",
     )
     counts: Literal["nodes", "gpus"] = Field(default="nodes", description="What a chunk of PBS's select is in this queue.")
     bins: tuple[NodeBin, ...] = Field(default=(), strict=False, description="In the order of their node counts.")

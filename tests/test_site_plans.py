@@ -220,6 +220,13 @@ def test_a_queue_that_gives_out_gpus_is_asked_for_gpus(tmp_path: Path) -> None:
         assert found.plan is not None and select in render_script(found.plan)
 
 
+def test_a_queue_that_is_a_quality_of_service_alone_names_no_partition(tmp_path: Path) -> None:
+    text = "default_queue: regular\nqueues: {regular: {partition: '', directives: [--qos=regular]}}\n"
+    found = planned(machine(tmp_path, text))
+    assert found.plan is not None and "#SBATCH --qos=regular\n" in render_script(found.plan)
+    assert "--partition" not in render_script(found.plan)
+
+
 def test_one_default_queue_is_taken_as_it_is(tmp_path: Path) -> None:
     found = planned(machine(tmp_path, QUEUES.replace("[prod, small]", "prod")), asked={"nodes": 2})
     assert "--nodes: queue prod takes no job of 2 nodes" in wrongs(found)[0]
