@@ -143,9 +143,10 @@ def one_part(argv: list[str]) -> list[str]:
 
 
 def far_words(argv: list[str]) -> list[str]:
-    """pdsh's far command as words of its own."""
-    outer = shlex.split(re.sub(r'\\([\\$`"])', r"\1", argv[-1]))  # what the job's shell leaves of it
-    return [*argv[:-1], *outer[:2], *shlex.split(outer[2])]
+    """pdsh's argv with the words of the far command as node.sh sees them: after the job's shell, the far one, and ``eval``."""
+    far = argv.index("ranks") + 1
+    here = (re.sub(r'\\([\\$`"])', r"\1", word) for word in argv[far:])
+    return [*argv[:far], *(shlex.split(shlex.split(word)[0])[0] for word in here)]
 
 
 def removed(argv: list[str], words: list[str], what: str) -> list[str]:

@@ -110,7 +110,7 @@ DIFFERENCES = (
     Difference(
         launchers=("pdsh",),
         theirs="cd {cwd};",
-        ours="sh $node_sh",
+        ours="sh $node_sh ranks",
         why="a file with the job's variables, which only its owner can read",
     ),
     Difference(
