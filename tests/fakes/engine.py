@@ -105,7 +105,8 @@ class Table:
     def refuse(self, kind: str, default: str, **words: str) -> Refused:
         """The program's own words for a wrong command line."""
         text = self.wording.get(kind, default)
-        return Refused(text.format(program=self.program, **words), self.status)
+        bare = words.get("option", "").lstrip("-")
+        return Refused(text.format(program=self.program, bare=bare, **words), self.status)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def _launch(line: Line, machine: Machine, environ: Mapping[str, str], bind: Bind
     placed = []
     for rank, host, local in places:
         here = locals_of(places, host)
-        env = {"PMI_RANK": rank, "PMI_SIZE": total, "PMI_ID": rank, "MPI_LOCALRANKID": local, "MPI_LOCALNRANKS": here}
+        env = {"PMI_RANK": rank, "PMI_SIZE": total, "MPI_LOCALRANKID": local, "MPI_LOCALNRANKS": here}
         if prefix:
             numbers = {"RANK": rank, "SIZE": total, "LOCAL_RANK": local, "LOCAL_SIZE": here}
             env |= {f"{prefix}_{name}": number for name, number in numbers.items()}

@@ -155,7 +155,9 @@ def reference(three_hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> l
     words = [word for text in ("node.gpus=0", "node.cpu_ranks=1") for word in ("--site-set", text)]
     said = here("render", "--site", "local", *words, "--name", "one", "tiny.yml")
     assert said.code == 0, said
-    done = here.on("node1", ["bash", "runs/one/job.sh"], environ={"OMP_NUM_THREADS": "1"}, timeout_s=180)
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29777"}
+    words = ["sh", "-c", f'cd runs/one/code && exec "{sys.executable}" -m model.train ../run.json']
+    done = here.on("node1", words, environ={"OMP_NUM_THREADS": "1", **alone}, timeout_s=180)
     assert done.code == 0, done
     return losses(here.cwd / "runs/one")
 

@@ -57,6 +57,14 @@ def devices(found: Launch) -> set[str]:
 
 
 @pytest.mark.parametrize("name", SITES)
+def test_the_pretended_node_is_the_one_of_the_site_file(name: str) -> None:
+    """Both are from the site's own pages, each by itself."""
+    node, shape = site(name).node, shapes()[name]
+    assert (node.gpus, node.cores) == (shape.gpus, len(shape.cores))
+    assert {core for mask in node.cpu_masks or () for core in cores_of(mask)} <= set(shape.cores)
+
+
+@pytest.mark.parametrize("name", SITES)
 def test_every_rank_of_a_site_gets_the_cores_of_its_map(name: str, tmp_path: Path) -> None:
     found = planned(name)
     launch = placed(found.site.launcher, found.step, name, tmp_path)

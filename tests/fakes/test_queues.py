@@ -18,7 +18,7 @@ from tests.fakes.engine import Refused
 from tests.fakes.machine import Host, Machine, policy_of, shapes
 from tests.fakes.program import QUEUES, install, run
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 ALCF = "#PBS -A project\n#PBS -l filesystems=home\n"
 
 

@@ -124,6 +124,29 @@ def test_two_dashes_end_the_options() -> None:
         assert read_line(read_table(program), ["-n", "2", "--", "-n", "3"]).rest == ("-n", "3")
 
 
+PRINTS_AND_ENDS = ("help", "info")
+
+
+def test_the_table_of_mvapich_is_what_a_real_hydra_reads(tmp_path: Path) -> None:
+    """MPICH's, of which MVAPICH's is a copy.  It reads options in order: behind one that it takes it refuses the next."""
+    hydra = shutil.which("mpiexec.hydra")
+    if hydra is None:
+        pytest.skip("no Hydra here: apt-get install --no-install-recommends mpich")
+    hosts = tmp_path / "hosts"
+    hosts.write_text("localhost\n")
+    files = dict.fromkeys(("hostfile", "machinefile", "configfile"), str(hosts))
+    table = read_table("mvapich")
+    for option in table.options:
+        if option.key not in PRINTS_AND_ENDS:
+            value = [files[option.key]] if option.key in files else option.example
+            name = option.names[0]
+            said = subprocess.run([hydra, name, *value, "-no-such-option", "true"], capture_output=True, text=True, timeout=20)
+            assert "unrecognized argument no-such-option" in said.stderr, (name, said)
+    for word in STRANGERS[::4]:
+        said = subprocess.run([hydra, f"-{word}", "1", "true"], capture_output=True, text=True, timeout=20)
+        assert f"unrecognized argument {word}" in said.stderr and said.returncode == table.status, said
+
+
 def test_the_table_of_srun_is_the_synopsis_of_the_real_one(tmp_path: Path) -> None:
     """Slurm 22.05 lists its options by --help."""
     if shutil.which("srun") is None:
