@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.slurm import Slurm
+from tests.cluster.test_launchers import Pods, pods
 from tests.cluster.user import User
+
+__all__ = ["pods"]
 
 pytestmark = pytest.mark.cluster
 
@@ -68,3 +71,20 @@ def test_a_node_whose_copy_was_damaged_ends_the_job_by_its_name(user: User, slur
     output = (run / "logs" / "job.out").read_text()
     assert state == "failed" and "neox-hpc: node2: " in output and "is no true copy of" in output, output
     assert "neox-hpc: node1: " not in output and list(disk.iterdir()) == []
+
+
+def test_launchers_over_ssh_copy_on_the_far_host(pods: Pods) -> None:
+    """The job's script runs on node1 and its ranks on node2; here both have the same disk, so the job is of one node."""
+    disk = pods.cwd / "disk"
+    disk.mkdir()
+    (pods.cwd / "far").write_text("node2 slots=2\n")
+    python = pods.stand_in("told", 'echo "$(hostname) $PWD $(ls)" >"$seen/$rank.$$"')
+    facts = {"hostfile": str(pods.cwd / "far"), "node.local_disk": str(disk), "stage.code": "node_local"}
+    sets = [word for fact, value in facts.items() for word in ("--site-set", f"{fact}={value}")]
+    run = pods.render("far", "--nodes", "1", *sets, python=python)
+    said = pods("bash", str(run / "job.sh"))
+    assert said.code == 0, said
+    told = [path.read_text().split() for path in (pods.cwd / "told.seen").iterdir()]
+    assert [(host, listed) for host, _, listed in told] == [("node2", "model")] * (1 if pods.real.per_node else 2)
+    assert all(place.startswith(f"{disk}/neox-hpc-") and place.endswith(".1/code") for _, place, _ in told)
+    assert list(disk.iterdir()) == []
