@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ WHEELS = {
     "tokenizers": ("0.23.3",),
     "safetensors": ("0.8.0",),
 }
-LAUNCHES = {"deepspeed": {"launcher/__init__.py": "", "launcher/launch.py": "print('launched')\n"}}
+LAUNCHES = {"deepspeed": {"launcher/__init__.py": "", "launcher/launch.py": "import sys; print('launched in', sys.prefix)\n"}}
 
 
 def write_wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> None:
@@ -59,7 +60,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for version in versions:
             write_wheel(folder / "wheels", name, version, LAUNCHES.get(name, {}))
     (folder / "pins.txt").write_text("numpy<9\n")
-    (folder / "here.yml").write_text(f'extends: local\nsoftware: {{constraints: "{folder / "pins.txt"}"}}\n')
+    (folder / "disk").mkdir()
+    lines = ["extends: local", f'software: {{constraints: "{folder}/pins.txt"}}', f'node: {{local_disk: "{folder}/disk"}}']
+    (folder / "here.yml").write_text("\n".join([*lines, "stage: {env: node_local}"]) + "\n")
     return folder
 
 
@@ -113,9 +116,16 @@ def test_the_line_that_it_prints_makes_every_job_of_the_site_use_it(shop: Path, 
         "is": f"virtual environment {shop / 'my env'}",
         "lock_sha256": hashlib.sha256((shop / "my env" / "neox-hpc.lock").read_bytes()).hexdigest(),
     }
+    assert f"launched in {shop}/disk/neox-hpc-" in desk("logs", "my").out and list((shop / "disk").iterdir()) == []
     assert desk("status", "my", "--json").facts["software"] == receipt["software"]
     shown = f"software  virtual environment {shop / 'my env'}  ({receipt['software']['lock_sha256'][:12]})"
     assert shown in desk("status", "my").out
+
+
+def test_its_archive_is_whole_where_the_site_copies_environments_to_the_nodes(shop: Path, built: Said) -> None:
+    with tarfile.open(shop / "my env.tar") as archive:
+        names = set(archive.getnames())
+    assert {"./bin/python", "./pyvenv.cfg", "./neox-hpc.lock"} < names and f"./{UNFINISHED}" not in names
 
 
 def test_an_environment_is_never_built_over_something(shop: Path, built: Said) -> None:
