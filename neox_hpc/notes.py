@@ -16,7 +16,7 @@ from neox_hpc.run_paths import inputs
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded
 from neox_hpc.site import Site
-from neox_hpc.software import Software, has_software, image_of
+from neox_hpc.software import MISSING_SOFTWARE, Software, has_software, image_of
 from neox_hpc.vocabulary import KEYS, BatchSizes, Layout, RunConfig
 
 LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment", "deepspeed_mpi", "hostfile")
@@ -62,10 +62,9 @@ def software_notes(site: Site, request: Request) -> list[str]:
 def stage_notes(site: Site, software: Software) -> Iterator[str]:
     """What the site would copy to the nodes' disks and this job has not in a form that can be copied."""
     copied = {kind for kind, _ in software.staged}
-    reasons = {"env": "it is no virtual environment", "image": "it is no image in a file"}
-    for kind, where in site.stage.model_dump().items():
-        if where is not None and kind not in copied:
-            yield f"stage: {software.told} stays where it is, {reasons[kind]} (stage.{kind} of {site.name})"
+    kind, lacks = ("env", "it is no virtual environment") if software.image is None else ("image", "it is no image in a file")
+    if getattr(site.stage, kind) is not None and kind not in copied and software.python != MISSING_SOFTWARE:
+        yield f"stage: {software.told} stays where it is, {lacks} (stage.{kind} of {site.name})"
 
 
 def batch_note(config: RunConfig, layout: Layout, batch: BatchSizes) -> list[str]:
