@@ -269,7 +269,9 @@ def _check_image(site: Site, request: Request, facts: Facts, image: str) -> Iter
     """An image that can be run there, and that needs not be fetched when the ranks start."""
     runtime = site.container.runtime
     where = "--container" if request.container is not None else request.software_place or f"{site.file}  container.image"
-    if runtime is None:
+    if request.container == "":
+        yield Problem(where, "no image is named", "write the path of an image, or none")
+    elif runtime is None:
         told = f"`{site.find['container.runtime']}` tells; " if "container.runtime" in site.find else ""
         fix = f"{told}write --site-set container.runtime=NAME ({', '.join(CONTAINERS)}), or run without one: --container none"
         yield Problem(where, f"no container runtime of the site {site.name} is known", fix, "here")

@@ -271,6 +271,11 @@ def test_an_image_that_would_be_fetched_is_refused_with_the_command_that_fetches
     assert "apptainer pull neox-1.2.sif docker://ghcr.io/a/neox:1.2; then --container neox-1.2.sif" in problem
 
 
+def test_an_empty_name_is_no_image() -> None:
+    [problem] = wrongs(planned(apptainer_site(), asked={"container": ""}))
+    assert problem == "--container: no image is named / write the path of an image, or none"
+
+
 def test_a_site_without_a_known_runtime_renders_and_is_refused() -> None:
     found = planned(slurm(), asked={"container": IMAGE})
     assert found.plan is not None and found.plan.step.python == "MISSING_SOFTWARE"

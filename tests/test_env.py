@@ -76,7 +76,12 @@ def run(cwd: Path, *words: str, **environ: str) -> Said:
 
 @pytest.fixture(scope="module")
 def built(shop: Path) -> Said:
-    return run(shop, "env", "create", "-s", "./here.yml", "--wheels", "wheels", "--path", "my env")
+    """From a shell with packages of its own, whose user installs with --user."""
+    (shop / "theirs").mkdir()
+    with zipfile.ZipFile(shop / "wheels" / "numpy-1.30.0-py3-none-any.whl") as wheel:
+        wheel.extractall(shop / "theirs")
+    theirs = {"PYTHONPATH": f"{ROOT}:{shop}/theirs", "PIP_USER": "1"}
+    return run(shop, "env", "create", "-s", "./here.yml", "--wheels", "wheels", "--path", "my env", **theirs)
 
 
 def test_an_environment_holds_what_the_ranks_need_at_the_pinned_versions(shop: Path, built: Said) -> None:
