@@ -15,7 +15,7 @@ from typing import Literal
 from neox_hpc.containers import CONTAINERS, is_fetched
 from neox_hpc.decisions import Account, count, queue_of
 from neox_hpc.errors import Problem
-from neox_hpc.launchers import GIVES_ONE_GPU, OWNED, refused_args, split_args
+from neox_hpc.launchers import GIVES_ONE_GPU, OWNED, PER_NODE, refused_args, split_args
 from neox_hpc.memory import HEADROOM, Memory, fullest, in_gib, stages
 from neox_hpc.outline import Outline
 from neox_hpc.probe import Facts
@@ -122,6 +122,9 @@ def _check_options(site: Site, request: Request, scheduler: Scheduler) -> Iterat
     if request.early_signal is not None and request.early_signal.signal not in FORWARDED:
         wrong = f"the job's script passes {', '.join(FORWARDED)} on to the ranks, and {request.early_signal.signal} would end it"
         yield Problem("--signal", wrong, f"write --signal {FORWARDED[0]}@{request.early_signal.seconds}")
+    elif request.early_signal is not None and site.launcher in PER_NODE and request.early_signal.signal == "USR1":
+        wrong = f"USR1 ends what {site.launcher} starts on a node, and does not reach the ranks"
+        yield Problem("--signal", wrong, "remove it, or choose a launcher that starts ranks: --site-set launcher=NAME")
 
 
 def _check_directive(site: Site, scheduler: Scheduler, where: str, text: str) -> Iterator[Problem]:

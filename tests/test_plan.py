@@ -9,7 +9,7 @@ import pytest
 
 from neox_hpc.launchers import Shell
 from neox_hpc.probe import Facts, Machine
-from neox_hpc.request import run_name
+from neox_hpc.request import EarlySignal, run_name
 from tests.planning import TWO_CORES, plan, planned, planned_shipped, site, slurm, wrongs
 
 ROW_HEAD = {"output_layer_parallelism": "row", "no_weight_tying": True}
@@ -486,3 +486,10 @@ def test_ranks_are_told_the_names_of_the_jobs_variables() -> None:
     names = plan(slurm("env.FOO=bar", 'modules.load=["rocm"]')).step.env
     assert {"FOO", "MASTER_ADDR", "NEOX_HPC_ATTEMPT_DIR", "LD_LIBRARY_PATH"} <= set(names)
     assert "LD_LIBRARY_PATH" not in plan(slurm()).step.env
+
+
+@pytest.mark.parametrize(("launcher", "refused"), [("srun", False), ("openmpi", False), ("pdsh", True)])
+def test_a_signal_is_asked_for_only_where_the_launcher_brings_it_to_the_ranks(launcher: str, refused: bool) -> None:
+    asked = {"early_signal": EarlySignal(signal="USR1", seconds=300), "walltime_s": 3600}
+    told = [wrong for wrong in wrongs(planned(slurm(f"launcher={launcher}"), asked=asked)) if "--signal" in wrong]
+    assert [("does not reach the ranks" in wrong) for wrong in told] == [True] * refused

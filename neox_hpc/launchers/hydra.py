@@ -14,9 +14,9 @@ _RANKS = "write --nodes, or --site-set node.gpus=N"
 _HOSTS = "remove it: the job writes the list of its own nodes"
 _BIND = "write --site-set node.cpu_masks=[...], or node.cores=N"
 
-ABORT = '"$@" || { status=$?; [ -z "${PMI_FD-}" ] || echo "cmd=abort exitcode=$status" >&"$PMI_FD"; exit "$status"; }'
+ABORT = 'trap : USR1; "$@" || { status=$?; [ -z "${PMI_FD-}" ] || echo "cmd=abort exitcode=$status" >&"$PMI_FD"; exit "$status"; }'
 """What a rank that fails tells Hydra, in PMI's words (version 1, "abort"): of a program that speaks no PMI, as torch's, Hydra waits
-for the end of all ranks and says nothing."""
+for the end of all ranks and says nothing.  The shell outlives a signal that is meant for the rank: Hydra sends it to both."""
 
 OWNED = Owned(
     flags={

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -172,13 +173,35 @@ exit 7
 def test_a_signal_to_the_job_ends_the_ranks_on_all_hosts(pods: Pods) -> None:
     python = pods.stand_in("sleeper", 'echo $$ >"$seen/$rank"\nexec sleep 300')
     run = pods.render("stopped", python=python)
-    words = f"echo $$ >{shlex.quote(str(run / 'pid'))}; exec bash {shlex.quote(str(run / 'job.sh'))}"
-    process = pods.hosts.start("node1", ["sh", "-c", words], environ={"PATH": f"{pods.cwd / 'bin'}:{SYSTEM_PATH}"})
+    process = start(pods, run)
     wait_until(lambda: len(list((pods.cwd / "sleeper.seen").iterdir())) == (2 if pods.real.per_node else 4), "all ranks run")
     assert pods("kill", "-TERM", (run / "pid").read_text().strip()).code == 0
     output, _ = process.communicate(timeout=30)
     assert process.returncode != 0 and "after a signal to stop" in output
     wait_until(lambda: left_over(pods, "sleeper.seen") == [], "all ranks have ended")
+
+
+def test_a_signal_before_the_end_reaches_every_rank(pods: Pods) -> None:
+    if pods.real.per_node:
+        pytest.skip("DeepSpeed's launcher of a node passes no USR1 on, and the plan refuses to ask for it")
+    lines = """
+trap 'echo $rank has heard; exit 0' USR1
+echo $$ >"$seen/$rank"
+while :; do sleep 0.1; done
+"""
+    run = pods.render("warned", python=pods.stand_in("listener", lines))
+    process = start(pods, run)
+    wait_until(lambda: len(list((pods.cwd / "listener.seen").iterdir())) == 4, "all ranks run")
+    assert pods("kill", "-USR1", (run / "pid").read_text().strip()).code == 0
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert sorted(line.split()[-3][-1] for line in output.splitlines() if line.endswith("has heard")) == list("0123")
+
+
+def start(pods: Pods, run: Path) -> subprocess.Popen[str]:
+    """The job; the number of its process is in the file ``pid``."""
+    words = f"echo $$ >{shlex.quote(str(run / 'pid'))}; exec bash {shlex.quote(str(run / 'job.sh'))}"
+    return pods.hosts.start("node1", ["sh", "-c", words], environ={"PATH": f"{pods.cwd / 'bin'}:{SYSTEM_PATH}"})
 
 
 def test_mpi_tells_ranks_their_place_where_variables_do_not(pods: Pods) -> None:
