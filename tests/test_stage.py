@@ -77,7 +77,7 @@ def test_every_launcher_copies_once_a_node_and_knows_the_words_there(launcher: s
             {},
             "stage: conda environment /c stays where it is, it is no virtual environment (stage.env of slurm)",
         ),
-        (("software.module=m",), {}, "stage: module m stays where it is, it is no image in a file (stage.image of slurm)"),
+        (("software.module=m",), {}, "stage: module m stays where it is, it is no virtual environment (stage.env of slurm)"),
     ],
 )
 def test_what_cannot_be_copied_is_told(more: tuple[str, ...], asked: dict[str, Any], note: str | None) -> None:
