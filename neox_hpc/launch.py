@@ -132,15 +132,16 @@ FLAGS = (
         effect="use the launcher on this machine alone too",
         options=_SWITCH,
     ),
-    Flag(names=("--ssh_port",), of=_RUNNER, effect="port of sshd (pdsh)", options=_NUMBER),
+    Flag(names=("--ssh_port",), of=_RUNNER, effect="port of sshd, for pdsh; an error with another launcher", options=_NUMBER),
     Flag(names=("-q", "--quiet"), of=_RUNNER, effect="no notes", options=_SWITCH),
     Flag(
         names=("--no_ssh",),
         of=_RUNNER,
-        effect="every node is started by hand, with the same --run-id: this one's ranks only",
+        effect="",
+        refused="nodes are not started one by one: inside a job its launcher enters them without ssh",
         options=_SWITCH,
     ),
-    Flag(names=("--node_rank",), of=_RUNNER, effect="with --no_ssh: which node this is", options=_NUMBER),
+    Flag(names=("--node_rank",), of=_RUNNER, effect="", refused="remove it, it goes with --no_ssh", options=_NUMBER),
     Flag(
         names=("--log_level",),
         of=_RUNNER,
@@ -204,7 +205,7 @@ FLAGS = (
     Flag(names=("--dry-run",), of=_OURS, effect="print the script that would run; write and start nothing", options=_SWITCH),
 )
 
-_TO_RUNNER = ("launcher_args", "ssh_port", "no_ssh", "node_rank")
+_TO_RUNNER = ("launcher_args", "ssh_port")
 """Flags of DeepSpeed's runner that are no keys."""
 _KEYS_TO_RUNNER = (
     *("hostfile", "include", "exclude", "num_nodes", "num_gpus", "master_port", "master_addr", "launcher"),
@@ -383,8 +384,10 @@ def check_choice(pool: Mapping[str, int], num_nodes: int, num_gpus: int, filtere
             return
 
 
-def check_hosts(active: Mapping[str, Sequence[int]], launcher: str) -> Iterator[Problem]:
-    """Ranks are laid out over nodes that are equal; most launchers cannot be told devices by their numbers."""
+def check_hosts(active: Mapping[str, Sequence[int]], launcher: str, ssh_port: int | None = None) -> Iterator[Problem]:
+    """Ranks are laid out over nodes that are equal; most launchers cannot be told devices by their numbers, nor a port of sshd."""
+    if ssh_port is not None and launcher != "pdsh":
+        yield Problem("--ssh_port", f"{launcher} cannot be told it", "write Port for these hosts in ~/.ssh/config")
     counts = {host: len(slots) for host, slots in active.items()}
     if not counts:
         yield Problem("--include, --exclude", "leave no host", "name at least one to use")

@@ -29,6 +29,7 @@ from neox_hpc.launch import (
     read_environment_file,
     runner_words,
 )
+from neox_hpc.launch_page import EFFECTS, PAGE_COMMAND
 from tests.desk import Desk, desk
 from tests.planning import loaded, site, slurm
 
@@ -120,6 +121,15 @@ def test_the_runner_is_told_what_deepy_would_tell_it(
     flags: str, keys: dict[str, Any], environ: dict[str, str], words: list[str]
 ) -> None:
     assert runner_words(read_command(["train", "my.yml", *flags.split()]), loaded(**keys), environ) == words
+
+
+def test_the_page_of_flags_and_keys_is_true(desk: Desk) -> None:
+    said = desk("launch", "--markdown")
+    assert said.out == (Path(__file__).parents[1] / "docs/launching.md").read_text(), PAGE_COMMAND
+
+
+def test_the_page_tells_of_every_key_of_the_section() -> None:
+    assert set(EFFECTS) == set(type(loaded().config.launch).model_fields)
 
 
 # Hosts ------------------------------------------------------------------------------------------------------------------------
@@ -296,6 +306,7 @@ def test_inside_a_job_its_nodes_are_used_and_the_sites_launcher(desk: Desk, laun
         (["-H", "hosts", "--include", "n1:7"], "No slot '7'"),
         (["-H", "hosts", "--exclude", "n1@n2"], "leave no host"),
         (["-H", "hosts", "--launcher", "teleport"], "launcher"),
+        (["-H", "hosts", "--launcher", "openmpi", "--ssh_port", "2222"], "--ssh_port: openmpi cannot be told it"),
         (["-H", "hosts", "--launcher", "openmpi", "--launcher_args", "-np 3"], "-np is decided by the plan"),
         (["-H", "hosts", "--launcher", "openmpi", "--launcher_args", "--mca 'x"], "quot"),
         (["-H", "hosts", "--launcher", "jsrun"], "launcher jsrun: there is no jsrun on PATH"),

@@ -52,6 +52,11 @@ def launch(words: tuple[str, ...]) -> int:
     if not words or {"-h", "--help"} & set(words):
         click.echo(decide.parser().format_help().replace("usage:", "Usage:", 1), nl=False)  # the flags are in launch.py
         return 0
+    if words == ("--markdown",):
+        from neox_hpc.launch_page import page
+
+        click.echo(page(), nl=False)
+        return 0
     command = decide.read_command(words)
     started = Start(command=command, environ=dict(os.environ))
     prepared = prepare(started.asked, cwd=Path.cwd(), as_launched=started.as_launched)
@@ -127,7 +132,7 @@ class Start:
             raise UserError(Problem("--include, --exclude", str(error).rstrip("."), known)) from None
         named = loaded.config.launch.launcher if "launcher" in loaded.places else None
         launcher = decide.choose_launcher(site, named, around, force=args.force_multi)
-        _raise(decide.check_hosts(active, launcher))
+        _raise(decide.check_hosts(active, launcher, args.ssh_port))
         if not args.no_ssh_check and launcher in decide.BY_SSH and around.allocation is None:
             _try_ssh(next(iter(active)), args.ssh_port, self.environ)
         self._read_environment_files(runners.environment_files())
