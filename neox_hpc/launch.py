@@ -141,7 +141,7 @@ FLAGS = (
         refused="nodes are not started one by one: inside a job its launcher enters them without ssh",
         options=_SWITCH,
     ),
-    Flag(names=("--node_rank",), of=_RUNNER, effect="", refused="remove it, it goes with --no_ssh", options=_NUMBER),
+    Flag(names=("--node_rank",), of=_RUNNER, effect="", refused="remove it, it goes with --no_ssh"),
     Flag(
         names=("--log_level",),
         of=_RUNNER,
