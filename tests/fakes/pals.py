@@ -34,7 +34,16 @@ def pals(line: Line, machine: Machine, environ: Mapping[str, str]) -> Launch:
             host=host,
             local=local,
             cores=bound(line, machine.shape, local),
-            env=variables(line, rank, total, local, locals_of(places, host), hosts.index(host), apid),
+            env=variables(
+                line.text("pmi", machine.policy.get("pmi", "cray")),
+                line,
+                rank,
+                total,
+                local,
+                locals_of(places, host),
+                hosts.index(host),
+                apid,
+            ),
         )
         for rank, host, local in places
     ]
@@ -89,7 +98,7 @@ def bound(line: Line, shape: Shape, local: int) -> tuple[int, ...] | None:
     return tuple(core for core in named if core in shape.cores)
 
 
-def variables(line: Line, rank: int, size: int, local: int, local_size: int, node: int, apid: str) -> dict[str, str]:
+def variables(protocol: str, line: Line, rank: int, size: int, local: int, local_size: int, node: int, apid: str) -> dict[str, str]:
     """What PALS sets; PMI's sizes come with its own PMI only (users on Aurora, where it is pmix, miss them)."""
     own = {
         "PALS_APID": apid,
@@ -104,7 +113,7 @@ def variables(line: Line, rank: int, size: int, local: int, local_size: int, nod
         "pmix": {"PMIX_RANK": rank, "PMIX_NAMESPACE": apid, "PMI_RANK": rank, "PMI_LOCAL_RANK": local},
         "none": {},
     }
-    return {name: str(value) for name, value in {**own, **pmi[line.text("pmi", "cray")]}.items()}
+    return {name: str(value) for name, value in {**own, **pmi[protocol]}.items()}
 
 
 def passed_on(line: Line, environ: Mapping[str, str]) -> dict[str, str]:

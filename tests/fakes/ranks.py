@@ -98,10 +98,11 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], ends_all: bool) -> None:
 
 
 def _send(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    """A signal to ranks and all that they have started, as launchers do (Hydra's proxy: killpg)."""
     for process in processes:
         if process.returncode is None:
             try:
-                os.kill(process.pid, number)
+                os.killpg(process.pid, number)
             except ProcessLookupError:
                 continue
 
