@@ -376,3 +376,19 @@ def test_flux_batch_refuses_what_is_known_to_be_wrong(line: str, script: str, me
     queue = queue_of("tuolumne", tmp_path)
     said = refused(queue, "flux", "batch", *line.split(), queue.script(f"#!/bin/sh\n{script}"))
     assert message in said.message and said.status > 0
+
+
+def test_queues_tell_what_nodes_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the forms of pbsnodes(8B), bqueues(1) and flux-resource(1)."""
+
+    def said(where: str, *words: str) -> str:
+        (tmp_path / where).mkdir()
+        run(words[0], list(words[1:]), queue_of(where, tmp_path / where).machine, {})
+        return capsys.readouterr().out
+
+    nodes = json.loads(said("polaris", "pbsnodes", "-a", "-v", "-F", "json"))["nodes"]
+    assert {name: node["pcpus"] for name, node in nodes.items()} == {"node1": 64, "node2": 64}
+    header, queue = said("cluster", "bqueues").splitlines()
+    assert header.split()[:3] == ["QUEUE_NAME", "PRIO", "STATUS"] and queue.split()[:3] == ["normal", "30", "Open:Active"]
+    free = said("tuolumne", "flux", "resource", "list").splitlines()[1]
+    assert free.split() == ["free", "2", "168", "8", "node[1-2]"]
