@@ -181,9 +181,8 @@ def test_a_signal_to_the_job_ends_the_ranks_on_all_hosts(pods: Pods) -> None:
     wait_until(lambda: left_over(pods, "sleeper.seen") == [], "all ranks have ended")
 
 
+@pytest.mark.parametrize("pods", ["openmpi", "mpich"], indirect=True)  # where ranks are started per node, the plan refuses it
 def test_a_signal_before_the_end_reaches_every_rank(pods: Pods) -> None:
-    if pods.real.per_node:
-        pytest.skip("DeepSpeed's launcher of a node passes no USR1 on, and the plan refuses to ask for it")
     lines = """
 trap 'echo $rank has heard; exit 0' USR1
 echo $$ >"$seen/$rank"
@@ -204,10 +203,9 @@ def start(pods: Pods, run: Path) -> subprocess.Popen[str]:
     return pods.hosts.start("node1", ["sh", "-c", words], environ={"PATH": f"{pods.cwd / 'bin'}:{SYSTEM_PATH}"})
 
 
+@pytest.mark.parametrize("pods", ["openmpi"], indirect=True)  # whose MPI mpi4py finds first
 def test_mpi_tells_ranks_their_place_where_variables_do_not(pods: Pods) -> None:
     pytest.importorskip("mpi4py", reason="asks MPI itself: pip install mpi4py")
-    if pods.launcher != "openmpi":
-        pytest.skip("mpi4py takes the MPI that it finds first: with several installed, Open MPI's")
     program = "import os, model.mpi as m; p = m.find_place(os.environ, mpi=True); print('at', os.environ['MASTER_ADDR'], p)"
     python = pods.stand_in("asker", f"unset OMPI_COMM_WORLD_RANK\nexec {shlex.quote(sys.executable)} -c {shlex.quote(program)}")
     said = pods("bash", str(pods.render("asked", python=python) / "job.sh"))
