@@ -15,7 +15,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent
 _DONE = "apptainer.ready"
-COMMANDS = ("sh", "env", "cat", "ls", "touch", "printf", "id", "pwd", "dirname")
+COMMANDS = ("sh", "env", "cat", "ls", "touch", "printf", "id", "pwd", "dirname", "sleep")
 
 
 def obstacle() -> str:
