@@ -427,10 +427,9 @@ def launched_site(
         shape = {"gpus": slots}
     if node.cpu_masks is not None and len(node.cpu_masks) != slots:
         shape["cpu_masks"] = node.cpu_masks[:slots] if len(node.cpu_masks) > slots else None
-    if launcher != "local" and site.network.interface == LOOPBACK:  # of a site that is one machine
-        network = site.network.model_copy(update={"interface": None})
-    else:
-        network = site.network
+    loopback = launcher != "local" and site.network.interface == LOOPBACK  # of a site that is one machine
+    interface = None if loopback else site.network.interface
+    network = site.network.model_copy(update={"interface": interface, "address": "name"})  # an address is known beforehand
     own_software = site.way is not None or site.container.image is not None
     return site.model_copy(
         update={

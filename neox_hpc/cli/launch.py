@@ -18,6 +18,7 @@ import click
 from neox_hpc import launch as decide
 from neox_hpc import proc
 from neox_hpc.cli.prepare import Asked, Here, Prepared, prepare, print_notes, print_problems
+from neox_hpc.cli.surroundings import host_name
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.hostfile import Host, Hostfile
 from neox_hpc.jobs import read_hosts
@@ -142,7 +143,7 @@ class Start:
         asked = dataclasses.replace(
             request,
             nodes=len(active),
-            master_addr=args.master_addr or None,
+            master_addr=args.master_addr or (None if alone else _own_address(site, next(iter(active)))),
             master_port=loaded.config.launch.master_port if "master_port" in loaded.places else None,
             launcher_args=(args.launcher_args,) if args.launcher_args else (),
             exports=tuple(dict.fromkeys((*runners.exported_names(os.environ), *self._from_files))),
@@ -256,6 +257,15 @@ def _look_around(site: Site, cwd: str, hostfile: str, asked: str | None) -> Arou
         raise UserError(Problem(asked, f"{hostfile} cannot be read", "write the file, or leave it out to use this machine alone"))
     devices = len(read_machine(os.environ).gpu_ids)
     return Around(allocation=None if nodes is None else tuple(nodes), hostfile=file, devices=devices)
+
+
+def _own_address(site: Site, first: str) -> str | None:
+    """This host's address, where the site wants one and ranks meet here; else they meet at the first host's name."""
+    if site.network.address != "ip" or host_name().partition(".")[0] != first.partition(".")[0]:
+        return None
+    said = proc.ask(["hostname", "-i"], timeout_s=SSH_TIMEOUT_S)
+    found = [word for word in said.stdout.split() if not word.startswith("127.") and word != "::1"]
+    return found[0] if found else None
 
 
 def _try_ssh(host: str, port: int | None, environ: Mapping[str, str]) -> None:
