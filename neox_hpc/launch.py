@@ -214,6 +214,10 @@ _KEYS_TO_RUNNER = (
 """GPT-NeoX's keys that deepy.py hands to the runner."""
 
 
+KEYS_OF_HOSTS = ("include", "exclude", "num_gpus", "master_addr", "master_port", "launcher")
+"""What a configuration says of hosts that no scheduler gives."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """A command line of ``neox-hpc launch``."""

@@ -34,7 +34,8 @@ def default_notes(loaded: Loaded, site: Site, request: Request, account: Account
     takes = SCHEDULERS[site.scheduler].takes
     unused = [key for key in ("account", "comment") if key not in takes] + ["hostfile"] * (site.hostfile is None)
     given = [key for key, section in KEYS.items() if section == "launch" and key in loaded.places]
-    replaced = [loaded.where(key).replace("  ", " ") for key in given if key not in LAUNCH_KEYS or key in unused]
+    followed = given if request.launched else LAUNCH_KEYS
+    replaced = [loaded.where(key).replace("  ", " ") for key in given if key not in followed or key in unused]
     if replaced:
         yield f"not used, the site's scheduler and launcher ({site.launcher}) take their place: {', '.join(replaced)}"
     if request.early_signal is not None:

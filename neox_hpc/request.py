@@ -53,6 +53,8 @@ class Request:
     master_addr: str | None = None
     master_port: int | None = None
     """Where ranks meet, where that was said."""
+    launched: bool = False
+    """Hosts and launcher were chosen by the keys of the section launch."""
     exports: tuple[str, ...] = ()
     """Further variables of this shell that ranks on all hosts get; only `launch` runs the job in this shell."""
 

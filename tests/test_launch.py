@@ -346,6 +346,23 @@ def test_a_placeholder_for_a_hostfile_is_passed_over_with_a_word(desk: Desk, lau
     assert said.code == 0 and "this machine alone; there is no /mock_path" in said.err
 
 
+def test_a_submit_to_hosts_without_a_scheduler_follows_the_same_keys(desk: Desk, launcher: Any) -> None:
+    (desk.cwd / "pods.yml").write_text(f"extends: local\nmax_nodes: null\nlauncher: pdsh\nhostfile: {desk.cwd}/hosts\n")
+    keys = ("include=n2", "launcher=openmpi", "master_addr=n2-hsn", "master_port=12802")
+    words = [word for key in keys for word in ("--set", key)]
+    said = desk("submit", "-s", "./pods.yml", "--dry-run", *words, "my.yml")
+    assert said.code == 0, said.err
+    assert "mpirun -n 2 " in said.out and "MASTER_ADDR=n2-hsn" in said.out and "MASTER_PORT=12802" in said.out
+    assert "not used" not in said.err
+    assert '-w "^$nodefile"' in desk("submit", "-s", "./pods.yml", "--dry-run", "my.yml").out
+
+
+def test_keys_that_count_are_not_called_replaced(desk: Desk, launcher: Any) -> None:
+    said = launched(desk, "-H", "hosts", "--launcher", "openmpi", "--include", "n1", "--set", "account=lab", "--dry-run")
+    assert [line for line in said.err.splitlines() if "not used" in line and "include" in line] == []
+    assert "account" in said.err
+
+
 def test_a_dry_run_shows_what_would_run_and_writes_nothing(desk: Desk, launcher: Any) -> None:
     argv = launcher("mpirun")
     said = launched(desk, "--launcher", "openmpi", "-H", "hosts", "--dry-run")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,69 @@ def _unbuilt(command: Command) -> Sequence[Problem]:
     return [Problem(command.program, f"{what} is planned and not built yet", "launch train")] if what else []
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """Hosts and launcher, decided."""
+
+    args: Namespace
+    """DeepSpeed's."""
+    around: Around
+    pool: Mapping[str, int]
+    active: Mapping[str, Sequence[int]]
+    launcher: str
+    master_port: int | None
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.active))
+
+    @property
+    def alone(self) -> bool:
+        return self.launcher == "local"
+
+    def on(self, site: Site, request: Request) -> Here:
+        """The site and the request with these hosts, which stand in a file of the run."""
+        path = f"{request.run_dir}/hosts"
+        asked = dataclasses.replace(
+            request,
+            nodes=len(self.active),
+            master_addr=self.args.master_addr or None,
+            master_port=self.master_port,
+            launcher_args=(*request.launcher_args, *([self.args.launcher_args] if self.args.launcher_args else [])),
+        )
+        return Here(
+            site=site if self.alone else site.model_copy(update={"hostfile": path}),
+            request=asked,
+            facts=lambda seen: self._facts(seen, path),
+            files={} if self.alone else {"hosts": decide.hosts_text(self.active)},
+            launch=lambda plan: self.argv(_runners(), self.runner(_runners(), plan), {}),
+        )
+
+    def _facts(self, seen: Facts, path: str) -> Facts:
+        slots = enumerate(self.active.items(), start=1)
+        hosts = tuple(Host(name=name, slots=len(slots), line=line) for line, (name, slots) in slots)
+        machine = seen.machine
+        if self.args.include or self.args.exclude:
+            machine = dataclasses.replace(machine, gpu_ids=tuple(map(str, self.active[self.first])))
+        return dataclasses.replace(seen, hostfile=None if self.alone else Hostfile(path=path, hosts=hosts), machine=machine)
+
+    def runner(self, runners: Any, plan: Plan) -> Any:
+        """DeepSpeed's runner for a plan."""
+        self.args.launcher_args = shlex.join(plan.step.launcher_args)  # the site's and the configuration's, too
+        self.args.master_addr = ""  # the script has it
+        step = dataclasses.replace(plan.step, launcher_args=())
+        return runners.make_runner(
+            self.launcher, step, self.args, self.active, dict.fromkeys(self.around.allocation or self.pool, 0)
+        )
+
+    def argv(self, runners: Any, runner: Any, environ: dict[str, str]) -> Launch:
+        """What is started, and what it changes of the environment."""
+        try:
+            return Launch(argv=runner.get_cmd(environ, self.active), world_info=runners.world_info(self.active))
+        except ValueError as error:
+            raise UserError(Problem(f"launcher {self.launcher}", str(error), "use all nodes of the job")) from None
+
+
 @dataclass(kw_only=True)
 class Start:
     """A launch, from its command line to its end."""
@@ -117,68 +181,28 @@ class Start:
     def as_launched(self, loaded: Loaded, site: Site, request: Request) -> Here:
         """The site and the request on the hosts at hand."""
         runners = _runners()
-        args = runners.read_args(decide.runner_words(self.command, loaded, os.environ), "model.train", [Shell("$run/run.json")])
-        asked_for = (
-            "--hostfile" if "hostfile" in self.command.given else "DLTS_HOSTFILE" if os.environ.get("DLTS_HOSTFILE") else None
-        )
-        around = _look_around(site, request.cwd, args.hostfile, asked_for)
-        self.notes += decide.launch_notes(loaded, site, around, args.hostfile)
-        pool = decide.pool_of(site, around)
-        filtered = bool(args.include or args.exclude)
-        _raise(decide.check_choice(pool, args.num_nodes, args.num_gpus, filtered))
-        try:
-            active = runners.choose_hosts(pool, args)
-        except ValueError as error:
-            known = f"write hosts of {', '.join(pool)}, with slots below {max(pool.values())}"
-            raise UserError(Problem("--include, --exclude", str(error).rstrip("."), known)) from None
-        named = loaded.config.launch.launcher if "launcher" in loaded.places else None
-        launcher = decide.choose_launcher(site, named, around, force=args.force_multi)
-        _raise(decide.check_hosts(active, launcher, args.ssh_port))
-        if not args.no_ssh_check and launcher in decide.BY_SSH and around.allocation is None:
-            _try_ssh(next(iter(active)), args.ssh_port, self.environ)
+        chosen = _choose(runners, self.command, loaded, site, request.cwd)
+        self.notes += decide.launch_notes(loaded, site, chosen.around, chosen.args.hostfile)
+        if not chosen.args.no_ssh_check and chosen.launcher in decide.BY_SSH and chosen.around.allocation is None:
+            _try_ssh(chosen.first, chosen.args.ssh_port, self.environ)
         self._read_environment_files(runners.environment_files())
-        alone = launcher == "local"
-        hosts = f"{request.run_dir}/hosts"
-        found = [Host(name=name, slots=len(slots), line=line) for line, (name, slots) in enumerate(active.items(), start=1)]
-        asked = dataclasses.replace(
-            request,
-            nodes=len(active),
-            master_addr=args.master_addr or (None if alone else _own_address(site, next(iter(active)))),
-            master_port=loaded.config.launch.master_port if "master_port" in loaded.places else None,
-            launcher_args=(args.launcher_args,) if args.launcher_args else (),
-            exports=tuple(dict.fromkeys((*runners.exported_names(os.environ), *self._from_files))),
-        )
+        exports = tuple(dict.fromkeys((*runners.exported_names(os.environ), *self._from_files)))
+        here = chosen.on(decide.launched_site(site, chosen.launcher, chosen.active, chosen.around, self.environ), request)
+        address = None if chosen.alone else _own_address(site, chosen.first)
+        asked = dataclasses.replace(here.request, exports=exports, master_addr=here.request.master_addr or address, launched=True)
+        return dataclasses.replace(here, request=asked, launch=lambda plan: self._launch(runners, chosen, plan))
 
-        def facts(seen: Facts) -> Facts:
-            devices = tuple(map(str, next(iter(active.values()))))
-            machine = seen.machine if not filtered else dataclasses.replace(seen.machine, gpu_ids=devices)
-            file = None if alone else Hostfile(path=hosts, hosts=tuple(found))
-            return dataclasses.replace(seen, hostfile=file, machine=machine)
-
-        def words(plan: Plan) -> Launch:
-            args.launcher_args = shlex.join(plan.step.launcher_args)  # the site's and the configuration's, too
-            args.master_addr = ""  # the script has it
-            step = dataclasses.replace(plan.step, launcher_args=())
-            runner = runners.make_runner(launcher, step, args, active, dict.fromkeys(around.allocation or pool, 0))
-            if not runner.backend_exists():
-                program = runners.PROGRAMS[launcher]
-                fix = "load its module, install it, or name another --launcher"
-                raise UserError(Problem(f"launcher {launcher}", f"there is no {program} on PATH", fix))
-            for name in asked.exports:
+    def _launch(self, runners: Any, chosen: _Chosen, plan: Plan) -> Launch:
+        """The argv, and what it needs in the environment."""
+        runner = chosen.runner(runners, plan)
+        if not runner.backend_exists():
+            program = runners.PROGRAMS[chosen.launcher]
+            fix = "load its module, install it, or name another --launcher"
+            raise UserError(Problem(f"launcher {chosen.launcher}", f"there is no {program} on PATH", fix))
+        for name in plan.step.env:
+            if name in self.environ:
                 runner.add_export(name, self.environ[name])
-            try:
-                return Launch(argv=runner.get_cmd(self.environ, active), world_info=runners.world_info(active))
-            except ValueError as error:
-                raise UserError(Problem(f"launcher {launcher}", str(error), "use all nodes of the job")) from None
-
-        adapted = decide.launched_site(site, launcher, active, around, self.environ)
-        return Here(
-            site=adapted if alone else adapted.model_copy(update={"hostfile": hosts}),
-            request=asked,
-            facts=facts,
-            files={} if alone else {"hosts": decide.hosts_text(active)},
-            launch=words,
-        )
+        return chosen.argv(runners, runner, self.environ)
 
     notes: list[str] = dataclasses.field(default_factory=list)
     _from_files: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -211,6 +235,44 @@ def _keep_receipt(prepared: Prepared, run: RunDir, argv: Sequence[str], process:
     from neox_hpc.rundir import write_receipt
 
     write_receipt(run, _receipt(prepared, run, str(process.pid), tuple(argv), process.started))
+
+
+def _choose(runners: Any, command: Command, loaded: Loaded, site: Site, cwd: str) -> _Chosen:
+    """Hosts and launcher, by DeepSpeed's own functions.
+
+    Raises:
+        UserError: what is named is not there.
+    """
+    args = runners.read_args(decide.runner_words(command, loaded, os.environ), "model.train", [Shell("$run/run.json")])
+    asked = "--hostfile" if "hostfile" in command.given else "DLTS_HOSTFILE" if os.environ.get("DLTS_HOSTFILE") else None
+    if args.hostfile == decide.DEFAULT_HOSTFILE and site.hostfile is not None:
+        args.hostfile = site.hostfile
+    around = _look_around(site, cwd, args.hostfile, asked)
+    pool = decide.pool_of(site, around)
+    _raise(decide.check_choice(pool, args.num_nodes, args.num_gpus, bool(args.include or args.exclude)))
+    try:
+        active = runners.choose_hosts(pool, args)
+    except ValueError as error:
+        known = f"write hosts of {', '.join(pool)}, with slots below {max(pool.values())}"
+        raise UserError(Problem("--include, --exclude", str(error).rstrip("."), known)) from None
+    named = loaded.config.launch.launcher if "launcher" in loaded.places else None
+    launcher = decide.choose_launcher(site, named, around, force=args.force_multi)
+    _raise(decide.check_hosts(active, launcher, args.ssh_port))
+    port = loaded.config.launch.master_port if "master_port" in loaded.places else None
+    return _Chosen(args=args, around=around, pool=pool, active=active, launcher=launcher, master_port=port)
+
+
+def submitted(loaded: Loaded, site: Site, request: Request) -> Here | None:
+    """A submit to hosts that no scheduler gives, where the configuration chooses among them or their launcher; else nothing."""
+    chooses = any(key in loaded.places for key in decide.KEYS_OF_HOSTS)
+    if SCHEDULERS[site.scheduler].starts_job or site.hostfile is None or not chooses:
+        return None
+    command = Command(program="train", configs=(), given={})
+    chosen = _choose(_runners(), command, loaded, site, request.cwd)
+    if chosen.around.hostfile is None:  # elsewhere: they are read when the job starts
+        return None
+    here = chosen.on(site.model_copy(update={"launcher": chosen.launcher}), request)
+    return dataclasses.replace(here, request=dataclasses.replace(here.request, launched=True))
 
 
 def _runners() -> Any:

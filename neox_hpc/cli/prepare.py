@@ -145,7 +145,7 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
         requeue=asked.requeue,
         launcher_args=asked.launcher_args,
     )
-    here = as_launched(loaded, site, request) if as_launched is not None else None
+    here = as_launched(loaded, site, request) if as_launched is not None else _on_hosts(loaded, site, request)
     if here is not None:
         site, request = here.site, here.request
     image = image_of(site, request)
@@ -158,6 +158,15 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
     if planned.plan is not None:
         files = render(planned.plan) if here is None else {**render(planned.plan, here.launch(planned.plan)), **here.files}
     return Prepared(path=Path(request.run_dir), request=request, planned=planned, files=files)
+
+
+def _on_hosts(loaded: Loaded, site: Site, request: Request) -> Here | None:
+    """Hosts that no scheduler gives, as the configuration chooses among them."""
+    if site.hostfile is None or SCHEDULERS[site.scheduler].starts_job:
+        return None
+    from neox_hpc.cli.launch import submitted
+
+    return submitted(loaded, site, request)
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -28,6 +28,7 @@ def start(pods: Pods, name: str, *more: str, timeout_s: float = 400) -> Said:
     return pods(*words(pods, name, *more), environ=dict(pods.real.env), timeout_s=timeout_s)
 
 
+@pytest.mark.full
 def test_four_ranks_on_two_hosts_train_what_one_host_trains(pods: Pods, reference: list[float]) -> None:
     (pods.cwd / ".deepspeed_env").write_text("# for every host\n\nNCCL_DEBUG=a 'value' of $words\n")
     lines = f'echo "$NCCL_DEBUG" >"$seen/$(hostname).$$"\nexec {shlex.quote(sys.executable)} "$@"'
@@ -41,6 +42,7 @@ def test_four_ranks_on_two_hosts_train_what_one_host_trains(pods: Pods, referenc
     assert seen == [("node1", value)] * a_host + [("node2", value)] * a_host
 
 
+@pytest.mark.full
 def test_one_of_the_hosts_goes_through_the_launcher_too(pods: Pods) -> None:
     python = pods.stand_in("alone", 'echo "$*" >"$seen/$(hostname).$$"')
     said = start(pods, "alone", "--include", "node2", "--site-set", f"software.python={python}")
@@ -49,6 +51,7 @@ def test_one_of_the_hosts_goes_through_the_launcher_too(pods: Pods) -> None:
     assert hosts == ["node2"] * (1 if pods.real.per_node else 2)
 
 
+@pytest.mark.full
 def test_a_rank_that_fails_gives_its_exit_status(pods: Pods) -> None:
     python = pods.stand_in("refusing", 'echo $$ >"$seen/$rank"\n[ "$rank" = 1 ] || exec sleep 300\nexit 7')
     said = start(pods, "refusing", "--site-set", f"software.python={python}")

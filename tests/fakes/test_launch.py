@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.hosts import Hosts
 from tests.fakes.test_jobs import BARE, QUEUED, SMALL, Desk, desk, losses, reference
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.full]
 __all__ = ["reference"]
 
 CHECKOUT = str(Path(__file__).parents[2])
