@@ -132,10 +132,9 @@ def supervise(
         assert process.stdout is not None
         with log.open("ab", buffering=0) as file:
             _copy_output(process, process.stdout.fileno(), (file.fileno(), 1), deadline)
-        status = process.wait()
     finally:
         end_session(leader, grace_s=0.0)
-        process.wait()
+        status = process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
         if process.stdout is not None:
@@ -145,17 +144,18 @@ def supervise(
 
 def _copy_output(process: subprocess.Popen[str], source: int, targets: Sequence[int], deadline: Sequence[float]) -> None:
     """Until the program has ended and nothing more comes, or its time is over."""
+    sources = [source]
     while not deadline or time.monotonic() < deadline[0]:
         ended = process.poll() is not None
-        if select.select([source], [], [], 0.0 if ended else 0.2)[0]:
-            text = os.read(source, 65536)
-            if not text:
-                return
-            for target in targets:
-                while_left = text
-                while while_left:
-                    while_left = while_left[os.write(target, while_left) :]
-        elif ended:
+        ready = select.select(sources, [], [], 0.0 if ended else 0.2)[0]
+        text = os.read(source, 65536) if ready else b""
+        for target in targets:
+            left = text
+            while left:
+                left = left[os.write(target, left) :]
+        if ready and not text:
+            sources = []  # closed; the program may go on
+        if ended and not text:
             return
 
 

@@ -372,6 +372,15 @@ def test_a_dry_run_shows_what_would_run_and_writes_nothing(desk: Desk, launcher:
     assert (desk.cwd / "runs/my/job.sh").read_text() == said.out
 
 
+def test_a_dry_run_in_a_process_of_its_own_says_nothing_but_the_script(desk: Desk, launcher: Any) -> None:
+    launcher("mpirun")
+    words = ["launch", "train", "-s", "local", "--launcher", "openmpi", "-H", "hosts", "--dry-run", "my.yml"]
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    argv = [sys.executable, "-m", "neox_hpc", *words]
+    done = subprocess.run(argv, cwd=desk.cwd, env=environ, capture_output=True, text=True, timeout=200, check=True)
+    assert done.stdout.startswith("#!/bin/bash\n") and done.stdout.endswith('exit "$status"\n')
+
+
 def test_a_launch_is_a_run_that_status_knows(desk: Desk, launcher: Any) -> None:
     launcher("mpirun", "exit 3")
     assert launched(desk, "--launcher", "openmpi", "-H", "hosts").code == 3

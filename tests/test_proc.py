@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -82,3 +85,70 @@ def _wait_gone(pid: int) -> None:
     while (stat := Path(f"/proc/{pid}/stat")).exists() and ") Z" not in stat.read_text():
         assert time.monotonic() < deadline, f"process {pid} lives on"
         time.sleep(0.02)
+
+
+# A program in the foreground ----------------------------------------------------------------------------------------------------
+
+SUPERVISES = """
+import os, pathlib, sys
+from neox_hpc import proc
+folder = pathlib.Path(sys.argv[1])
+started = lambda process: (folder / "leader").write_text(str(process.pid))
+where = {"environ": os.environ, "cwd": folder, "log": folder / "log"}
+sys.exit(proc.supervise(["sh", "-c", sys.argv[2]], **where, started=started, grace_s=0.5))
+"""
+
+
+def supervised(tmp_path: Path, lines: str) -> subprocess.Popen[str]:
+    """A process of ours that runs these lines of shell; the file ``ready`` tells that they are under way."""
+    argv = [sys.executable, "-c", SUPERVISES, str(tmp_path), lines]
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(argv, env=environ, text=True, stdout=subprocess.PIPE)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_output_goes_to_the_log_and_to_our_own(tmp_path: Path) -> None:
+    process = supervised(tmp_path, "echo out; echo err >&2; exit 5")
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said, (tmp_path / "log").read_text()) == (5, "out\nerr\n", "out\nerr\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [("KILL", 137), ("SEGV", 139), ("TERM", 143)])
+def test_a_signal_that_ends_the_program_is_its_status(tmp_path: Path, number: str, status: int) -> None:
+    process = supervised(tmp_path, f"kill -{number} $$")
+    process.communicate(timeout=60)
+    assert process.returncode == status
+
+
+def test_what_ignores_a_signal_to_stop_is_killed_with_its_children(tmp_path: Path) -> None:
+    ignores = (
+        f"trap '' TERM INT HUP; sh -c 'echo $$ >{tmp_path}/pid; mv {tmp_path}/pid {tmp_path}/ready; while :; do sleep 1; done'"
+    )
+    process = supervised(tmp_path, ignores)
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 137
+    _wait_gone(int((tmp_path / "ready").read_text()))
+
+
+def test_what_a_program_leaves_behind_is_killed(tmp_path: Path) -> None:
+    process = supervised(tmp_path, f"sleep 300 & echo $! >{tmp_path}/ready")
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    _wait_gone(int((tmp_path / "ready").read_text()))
+
+
+def test_usr1_goes_on_and_ends_nothing(tmp_path: Path) -> None:
+    lines = f"trap 'echo heard; exit 0' USR1; touch {tmp_path}/ready; while :; do sleep 0.05; done"
+    process = supervised(tmp_path, lines)
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGUSR1)
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "heard\n")

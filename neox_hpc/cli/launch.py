@@ -5,9 +5,11 @@ Changes when the steps of a launch do; what its flags and keys mean is in ``neox
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
+import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -276,9 +278,10 @@ def submitted(loaded: Loaded, site: Site, request: Request) -> Here | None:
 
 
 def _runners() -> Any:
-    """DeepSpeed's launcher, which takes two seconds and needs torch."""
+    """DeepSpeed's launcher, which takes two seconds and needs torch; what it logs goes to stderr."""
     try:
-        from neox_hpc.launchers import deepspeed
+        with contextlib.redirect_stdout(sys.stderr):
+            from neox_hpc.launchers import deepspeed
     except ImportError as error:
         wrong = f"launch stands on DeepSpeed's launcher, which cannot be imported here: {error}"
         raise UserError(Problem("deepspeed", wrong, "pip install 'neox-hpc[train]', or use `neox-hpc submit`")) from None
