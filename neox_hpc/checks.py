@@ -9,12 +9,12 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal
 
 from neox_hpc.containers import CONTAINERS, is_fetched
 from neox_hpc.decisions import Account, count, queue_of
 from neox_hpc.errors import Problem
+from neox_hpc.gpus import dtypes_of
 from neox_hpc.launchers import GIVES_ONE_GPU, OWNED, PER_NODE, refused_args, split_args
 from neox_hpc.memory import HEADROOM, Memory, fullest, in_gib, stages
 from neox_hpc.outline import Outline
@@ -24,6 +24,7 @@ from neox_hpc.run_paths import inputs
 from neox_hpc.schedulers import SCHEDULERS, Pattern, Scheduler
 from neox_hpc.settings import Loaded
 from neox_hpc.site import ARCHIVE, UNFINISHED, WAYS, Site
+from neox_hpc.site_facts import way_to_find
 from neox_hpc.software import has_software, image_of
 from neox_hpc.vocabulary import Layout, RunConfig
 
@@ -247,17 +248,15 @@ def check_software(site: Site, request: Request, facts: Facts) -> Iterator[Probl
         yield from _check_image(site, request, facts, image)
         return
     if not has_software(site):
-        problem = missing(
-            site, "software.python", "the Python of the environment with torch and DeepSpeed", "/path/to/env/bin/python", "here"
-        )
-        ways = f"`neox-hpc env create --site {site.name}` builds one, and --container IMAGE runs an image"
-        yield replace(problem, fix=f"{problem.fix}; {ways}")
+        image = "; --container IMAGE needs none" if site.container.runtime is not None else ""
+        fix = f"write --site-set software.python=/path/to/env/bin/python; `neox-hpc env create --site {_given(site)}` builds one"
+        yield Problem(f"{site.file}  software", "no Python with torch and DeepSpeed is known", fix + image, "here")
         return
     named = next(key for _, key in WAYS if getattr(site.software, key) is not None)
     where = request.software_place or f"{site.file}  software.{named}"
     venv, python = site.software.venv, site.software.interpreter
     if venv is not None and facts.exists.get(f"{venv}/{UNFINISHED}"):
-        fix = f"rm -r {shlex.quote(venv)}; neox-hpc env create --site {site.name} --path {shlex.quote(venv)}"
+        fix = f"rm -r {shlex.quote(venv)}; neox-hpc env create --site {_given(site)} --path {shlex.quote(venv)}"
         yield Problem(where, f"{venv} is half-built: an `env create` was interrupted", fix, "here")
     elif venv is not None and site.stage.env is not None and facts.exists.get(f"{venv}{ARCHIVE}") is False:
         archive, folder = shlex.quote(f"{venv}{ARCHIVE}"), shlex.quote(venv)
@@ -275,7 +274,7 @@ def _check_image(site: Site, request: Request, facts: Facts, image: str) -> Iter
     if request.container == "":
         yield Problem(where, "no image is named", "write the path of an image, or none")
     elif runtime is None:
-        told = f"`{site.find['container.runtime']}` tells; " if "container.runtime" in site.find else ""
+        told = _told(site, "container.runtime")
         fix = f"{told}write --site-set container.runtime=NAME ({', '.join(CONTAINERS)}), or run without one: --container none"
         yield Problem(where, f"no container runtime of the site {site.name} is known", fix, "here")
     elif runtime == "docker":
@@ -319,10 +318,11 @@ def check_model(loaded: Loaded, site: Site, vocab: int) -> Iterator[Problem]:
 def check_devices(loaded: Loaded, site: Site) -> Iterator[Problem]:
     """What the site's devices cannot do."""
     node, dtype = site.node, DTYPES[loaded.config.precision]
-    if node.dtypes is not None and dtype not in node.dtypes:
+    dtypes = node.dtypes or dtypes_of(node.gpu_name or "")
+    if dtypes is not None and dtype not in dtypes:
         where = loaded.where(precision_key(loaded))
-        known = [name for name, short in DTYPES.items() if short in node.dtypes and name != "fp32"]
-        wrong = f"{node.gpu_name or 'the devices'} of {site.name} do not compute in {dtype} (they do in {', '.join(node.dtypes)})"
+        known = [name for name, short in DTYPES.items() if short in dtypes and name != "fp32"]
+        wrong = f"{node.gpu_name or 'the devices'} of {site.name} do not compute in {dtype} (they do in {', '.join(dtypes)})"
         yield Problem(where, wrong, f"write precision: {' or '.join(known or ['fp32'])}, or choose another site")
     if node.accelerator == "xpu":
         wrong = f"{site.name} has {node.gpu_name or 'xpu devices'}: the job renders, and this version cannot train on them"
@@ -379,6 +379,17 @@ def _check_stages(loaded: Loaded, vocab: int) -> Iterator[Problem]:
 
 
 def missing(site: Site, fact: str, what: str, example: str, kind: Literal["anywhere", "here"] = "anywhere") -> Problem:
-    found = f"`{site.find[fact]}` tells; " if fact in site.find else ""
-    fix = f"{found}write --site-set {fact}={example}, or make a site file of your own with `extends: {site.name}`"
+    """A fact of the site that a job cannot do without."""
+    own = f"a site file of your own with `extends: {site.name}`" if site.given in ("", site.name) else site.given
+    fix = f"{_told(site, fact)}write --site-set {fact}={example}, or keep it in {own}"
     return Problem(f"{site.file}  {fact}", f"not known for the site {site.name}: {what}", fix, kind)
+
+
+def _given(site: Site) -> str:
+    """What --site takes for this machine, as a word of a command."""
+    return shlex.quote(site.given or site.name)
+
+
+def _told(site: Site, fact: str) -> str:
+    way = way_to_find(site, fact)
+    return f"{way}; " if way else ""

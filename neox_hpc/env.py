@@ -69,6 +69,13 @@ class Venv:
         return ("--extra-index-url", index) if index is not None and self.wheels is None else ()
 
     @property
+    def lacks_wheel(self) -> bool:
+        """Whether pip's own index has no torch for this machine's processors.  Seen on 2026-11-21 of torch 2.13.0:
+        wheels for Linux on x86_64 and on aarch64, each with CUDA, and none for ppc64le."""
+        site = self.site
+        return site.node.arch == "ppc64le" and site.software.index_url is None and self.wheels is None
+
+    @property
     def lacks_index(self) -> bool:
         """Whether pip's own index would give a torch that is built for other GPUs than this machine's."""
         return self.site.node.accelerator in ("rocm", "xpu") and self.site.software.index_url is None and self.wheels is None

@@ -5,7 +5,7 @@ Changes when a plan has something more to tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from neox_hpc.decisions import Account, count, published_vocabulary
 from neox_hpc.launchers import MAPS_CORES, cores_of
@@ -15,8 +15,9 @@ from neox_hpc.request import Request
 from neox_hpc.run_paths import inputs
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded
-from neox_hpc.site import Site
-from neox_hpc.software import MISSING_SOFTWARE, Software, has_software, image_of
+from neox_hpc.site import EnvValue, Site
+from neox_hpc.site_facts import BUILT_IN_NETWORKS
+from neox_hpc.software import MISSING_SOFTWARE, Software, image_of
 from neox_hpc.vocabulary import KEYS, BatchSizes, Layout, RunConfig
 
 LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment", "deepspeed_mpi", "hostfile")
@@ -52,8 +53,6 @@ def software_notes(site: Site, request: Request) -> list[str]:
     image, runtime = image_of(site, request), site.container.runtime
     if image is not None:
         return [f"software: image {image}, run by {runtime}"] if runtime is not None else []
-    if not has_software(site):
-        return [f"software: {site.name} has {runtime}: --container IMAGE.sif needs no environment"] if runtime is not None else []
     if request.software_place is not None:
         given = site.software.venv or site.software.conda or site.software.module or site.software.python
         return [f"software: {given}, from {request.software_place}"]
@@ -66,6 +65,19 @@ def stage_notes(site: Site, software: Software) -> Iterator[str]:
     kind, lacks = ("env", "it is no virtual environment") if software.image is None else ("image", "it is no image in a file")
     if getattr(site.stage, kind) is not None and kind not in copied and software.python != MISSING_SOFTWARE:
         yield f"stage: {software.told} stays where it is, {lacks} (stage.{kind} of {site.name})"
+
+
+def plugin_notes(software: Software, env: Iterable[tuple[str, EnvValue]]) -> Iterator[str]:
+    """A network that is not built into NCCL comes by a plug-in: of the site's modules or paths, else of what the ranks run in."""
+    values = dict(env)
+    network = values.get("NCCL_NET")
+    if network is None or network.value in BUILT_IN_NETWORKS or software.python == MISSING_SOFTWARE:
+        return
+    if software.image is not None or not (software.modules or "LD_LIBRARY_PATH" in values):
+        yield (
+            f"network: NCCL_NET={network.value} is a plug-in that {software.told} must bring, or the ranks end at their start; "
+            "--site-set env.NCCL_NET=Socket does without it, slowly"
+        )
 
 
 def batch_note(config: RunConfig, layout: Layout, batch: BatchSizes) -> list[str]:

@@ -37,7 +37,7 @@ from neox_hpc.decisions import (
 )
 from neox_hpc.errors import Problem
 from neox_hpc.launchers import Shell, Step, split_args
-from neox_hpc.notes import batch_note, default_notes, pipeline_note, software_notes, stage_notes, unknown_notes
+from neox_hpc.notes import batch_note, default_notes, pipeline_note, plugin_notes, software_notes, stage_notes, unknown_notes
 from neox_hpc.outline import Outline, make_outline
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
@@ -87,6 +87,11 @@ class Plan:
     step: Step
     """The training's parallel start."""
     run: RunFile
+
+    @property
+    def cpus_per_rank(self) -> int | None:
+        """``cores_per_rank`` as the scheduler counts them."""
+        return self.cores_per_rank and self.cores_per_rank * self.site.node.cpus_per_core
 
     @property
     def device(self) -> Literal["cpu", "gpu"]:
@@ -146,7 +151,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     if layout is None or batch is None or nodes.value is None or any(problem.kind == "anywhere" for problem in problems):
         return Planned(plan=None, problems=tuple(problems), notes=tuple(notes), outline=outline)
     plan = _assemble(loaded, site, request, nodes.value, ranks, layout, batch, account, queue, walltime.value, gpu_ids, facts)
-    notes += stage_notes(site, plan.software)
+    notes += [*stage_notes(site, plan.software), *plugin_notes(plan.software, plan.env)]
     return Planned(plan=plan, problems=tuple(problems), notes=tuple(notes), outline=outline)
 
 
@@ -208,6 +213,7 @@ def _assemble(
         nodes=nodes,
         ranks_per_node=ranks,
         cores_per_rank=cores,
+        cpus_per_rank=cores and cores * site.node.cpus_per_core,
         cpu_masks=site.node.cpu_masks,
         gpus_per_node=gpus,
         gpus_visible=site.gpus_visible,

@@ -103,6 +103,9 @@ class Node(_Facts):
     cores: int | None = Field(default=None, ge=1, description="Cores that a job may use (after reserved ones).")
     reserved_cores: str | None = Field(default=None, description="Cores kept for the system, as '0,8,16': no rank is bound to one.")
     threads_per_core: int | None = Field(default=None, ge=1)
+    scheduler_cpus: Literal["cores", "threads"] = Field(
+        default="cores", description="What Slurm's --cpus-per-task and PBS's ncpus count: cores, or each of their hardware threads."
+    )
     memory_gib: float | None = Field(default=None, gt=0)
     cpu_ranks: int = Field(default=1, ge=1, description="Ranks of a node without GPUs.")
     cpu_masks: tuple[str, ...] | None = Field(
@@ -130,7 +133,12 @@ class Node(_Facts):
         if self.gpus and self.accelerator == "cpu":
             raise ValueError(f"accelerator cpu on a node with {self.gpus} GPUs: write cuda, rocm or xpu, or gpus: 0")
         if self.cpu_masks is not None and self.gpus is not None and len(self.cpu_masks) != self.ranks:
-            raise ValueError(f"cpu_masks has {len(self.cpu_masks)} entries for {self.ranks} ranks a node")
+            raise ValueError(
+                f"cpu_masks has {len(self.cpu_masks)} entries for {self.ranks} ranks a node: "
+                "name the cores of each rank, in the order of the GPUs"
+            )
+        if self.scheduler_cpus == "threads" and self.threads_per_core is None:
+            raise ValueError("scheduler_cpus counts threads, and how many a core has is not known: write threads_per_core")
         if self.nics is not None and self.gpus is not None and len(self.nics) != self.gpus:
             raise ValueError(f"nics has {len(self.nics)} entries for {self.gpus} GPUs: name the card of each, in their order")
         named = [core for mask in self.cpu_masks or () for core in cores_of(mask)]
@@ -146,6 +154,11 @@ class Node(_Facts):
     def ranks(self) -> int | None:
         """Ranks of a node: one a GPU, else cpu_ranks; unknown while gpus is."""
         return None if self.gpus is None else self.gpus or self.cpu_ranks
+
+    @property
+    def cpus_per_core(self) -> int:
+        """What the scheduler is asked for to own one core, and so every thread of it."""
+        return self.threads_per_core or 1 if self.scheduler_cpus == "threads" else 1
 
 
 class Speed(_Facts):
@@ -220,10 +233,17 @@ class EnvValue(_Facts):
         return self.min_nodes <= nodes and (self.max_nodes is None or nodes <= self.max_nodes)
 
 
+def in_quotes(written: bool | int | float) -> str:
+    """What to write where YAML made something else of a text; what true and false were is not known any more (yes, on)."""
+    return "write it in quotes" if isinstance(written, bool) else f'write "{written}" in quotes'
+
+
 def _env_values(written: Any) -> Any:
     """``NAME: text`` is short for ``NAME: [{value: text}]``."""
     if isinstance(written, str):
         return [{"value": written}]
+    if isinstance(written, (bool, int, float)):
+        raise ValueError(f"expected text, got {written!r}: {in_quotes(written)}")
     return [written] if isinstance(written, Mapping) else written
 
 
@@ -247,7 +267,7 @@ Names = Annotated[
 def _check_names(env: Iterable[str]) -> None:
     for name in env:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"{name!r} is no name of an environment variable")
+            raise ValueError(f"{name!r} is no name of an environment variable: write letters, digits and _, no digit first")
 
 
 class Modules(_Facts):
@@ -420,6 +440,7 @@ class Site(_Facts):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="The file's name; set by the loader.")
     file: str = Field(default="", description="Where it was read; set by the loader.")
+    given: str = Field(default="", description="How --site named it: a name, or a file's path; set by the loader.")
     title: str = ""
     url: str = ""
     status: Status | None = Field(default=None, description="How the profile came to be.")
@@ -471,7 +492,9 @@ class Site(_Facts):
     )
     software: Software = Software()
     stage: Stage = Stage()
-    find: dict[str, str] = Field(default_factory=dict, description="Fact that is not known -> the command that tells it.")
+    find: dict[str, str] = Field(
+        default_factory=dict, description="Fact that is not known -> the command that tells it; a remark comes after `  # `."
+    )
     sources: dict[str, str] = Field(
         default_factory=dict, description="Fact (dotted, or the section it stands in) -> source and date."
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from neox_hpc.gpus import dtypes_of
 from neox_hpc.site import show_walltime
 
 
@@ -23,14 +24,16 @@ class NodeKind:
     gpus: int | None = None
     gpu_name: str | None = None
     cpus: int | None = None
-    """As the scheduler counts them: cores, or hardware threads where ``threads_per_core`` is above 1."""
+    """As the scheduler counts them."""
     threads_per_core: int | None = None
+    by_threads: bool = False
+    """Whether ``cpus`` counts hardware threads."""
     memory_gib: int | None = None
 
     @property
     def cores(self) -> int | None:
         """Physical cores."""
-        return None if self.cpus is None else self.cpus // (self.threads_per_core or 1)
+        return None if self.cpus is None else self.cpus // (self.threads_per_core or 1 if self.by_threads else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,24 +82,28 @@ def parse_slurm(answers: Mapping[str, str]) -> Told:
         cells = line.strip().split("|")
         if len(cells) != 7 or not cells[1].isdecimal():
             continue
-        partition, nodes, limit, cpus, memory, gres, threads = cells
+        partition, nodes, limit, cpus, memory, gres, built = cells
         name, default = partition.removesuffix("*"), partition.endswith("*")
         known = queues.get(name, DraftQueue())
         most = (known.max_nodes or 0) + int(nodes)
         queues[name] = DraftQueue(max_nodes=most, walltime_s=_slurm_time(limit), default=default)
-        kind = (cpus, memory, gres, threads)
+        kind = (cpus, memory, gres, built)
         counts[kind] = max(counts.get(kind, 0), int(nodes))  # a node may be in several partitions
     return Told(kinds=tuple(_slurm_kind(*kind, count=count) for kind, count in counts.items()), queues=queues)
 
 
-def _slurm_kind(cpus: str, memory: str, gres: str, threads: str, *, count: int) -> NodeKind:
+def _slurm_kind(cpus: str, memory: str, gres: str, built: str, *, count: int) -> NodeKind:
+    """``built``: sockets, cores of each and threads of those, ``2:64:2``.  What a cluster's CPUs are is configured:
+    cores or threads (slurm.conf(5), CPUs); more than there are cores are threads."""
     gpus, name = _slurm_gpus(gres)
+    sockets, cores, threads = (_number(part) or 1 for part in f"{built}::".split(":")[:3])
     return NodeKind(
         count=count,
         gpus=gpus,
         gpu_name=name,
         cpus=_number(cpus),
-        threads_per_core=_number(threads),
+        threads_per_core=threads,
+        by_threads=threads > 1 and (_number(cpus) or 0) > sockets * cores,
         memory_gib=None if _number(memory) is None else (_number(memory) or 0) // 1024,
     )
 
@@ -225,7 +232,7 @@ def _flux_time(text: str) -> int | None:
 SOURCES: dict[str, Source] = {
     "slurm": Source(
         program="sinfo",
-        commands={"sinfo": ("sinfo", "--exact", "--noheader", "--format=%P|%D|%l|%c|%m|%G|%Z")},
+        commands={"sinfo": ("sinfo", "--exact", "--noheader", "--format=%P|%D|%l|%c|%m|%G|%z")},
         parse=parse_slurm,
     ),
     "pbs": Source(
@@ -275,11 +282,15 @@ def write_draft(name: str, scheduler: str, told: Told, date: str, silent: Sequen
         *_queue_lines(told),
         "sources:",
         f"  node: {_text(source)}",
+        *([f"  node.dtypes: {_text(_BY_NAME)}"] if dtypes_of(usual.gpu_name or "") else []),
         f"  max_nodes: {_text(source)}",
         f"  queues: {_text(source)}",
         f"  default_queue: {_text(source)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+_BY_NAME = "what NVIDIA and AMD publish of GPUs of this name"
 
 
 def _node_lines(told: Told, usual: NodeKind) -> list[str]:
@@ -292,10 +303,14 @@ def _node_lines(told: Told, usual: NodeKind) -> list[str]:
         lines.append(f"  gpu_name: {_text(usual.gpu_name)}")
     lines.append(f"  accelerator: {accelerator or 'null  # cuda or rocm'}")
     lines.append("  gpu_memory_gib: null")
+    if dtypes := dtypes_of(usual.gpu_name or ""):
+        lines.append(f"  dtypes: [{', '.join(dtypes)}]")
     threads = "" if usual.threads_per_core else "  # if the scheduler counts hardware threads, give half or less"
     lines.append(f"  cores: {usual.cores or 'null'}{threads if usual.cores else ''}")
     if usual.threads_per_core:
         lines.append(f"  threads_per_core: {usual.threads_per_core}")
+    if usual.by_threads:
+        lines.append("  scheduler_cpus: threads  # a rank asks for all threads of its cores")
     lines.append(f"  memory_gib: {usual.memory_gib or 'null'}")
     return lines
 

@@ -11,7 +11,7 @@ from typing import Any
 from neox_hpc.errors import Problem
 from neox_hpc.site import Site
 
-_WORDS = {"name", "file", "title", "url", "status", "here", "sources", "find"}
+_WORDS = {"name", "file", "given", "title", "url", "status", "here", "sources", "find"}
 """What is said about a profile and not about its machine."""
 _NEEDED = ("node.gpus", "node.cores", "software.python")
 """Facts without which a job is not whole."""
@@ -37,6 +37,12 @@ def open_facts(site: Site) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*site.find, *(fact for fact, value in iter_facts(site) if value is None and not site.here))))
 
 
+def way_to_find(site: Site, fact: str) -> str:
+    """```command` tells (remark)``: what comes after ``  # `` in a profile's line is for the reader; empty: it says nothing."""
+    command, _, remark = site.find.get(fact, "").partition("  # ")
+    return f"`{command}` tells{f' ({remark})' if remark else ''}" if command else ""
+
+
 def check_site(site: Site) -> Iterator[Problem]:
     """What a profile that loads still lacks: a source for every fact, a way to find every open one, values that can work."""
     for fact, value in iter_facts(site):
@@ -50,13 +56,13 @@ def check_site(site: Site) -> Iterator[Problem]:
         if fact in known:
             yield Problem(f"{site.file}  find.{fact}", f"{fact} is known", "remove the line")
     for value in site.env.get("NCCL_NET", ()):
-        if value.applies(1) and value.value not in _BUILT_IN_NETWORKS:
+        if value.applies(1) and value.value not in BUILT_IN_NETWORKS:
             # plug-ins that are forced fail where there is no network to serve: a job of one node
             wrong = f"forces the plug-in {value.value!r} on jobs of one node too, which have no network for it"
             yield Problem(f"{site.file}  env.NCCL_NET", wrong, f"write NCCL_NET: {{value: {value.value}, min_nodes: 2}}")
 
 
-_BUILT_IN_NETWORKS = ("Socket", "IB")
+BUILT_IN_NETWORKS = ("Socket", "IB")
 """What NCCL and RCCL can use without a plug-in."""
 
 

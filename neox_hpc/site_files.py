@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.marked_yaml import NOTHING, Marked, assign, located, merged, read_marked
 from neox_hpc.share import share
-from neox_hpc.site import WAYS, Detect, EnvValue, NodeBin, Queue, Site
+from neox_hpc.site import WAYS, Detect, EnvValue, NodeBin, Queue, Site, in_quotes
 
 
 def site_folders(home: Path | None = None) -> tuple[Path, ...]:
@@ -57,7 +57,11 @@ def load_site(
     if problems:
         raise UserError(problems)
     places = {**base.places, **own.places, **changes.places}
-    values = _over(_over(base.values, own.values), changes.values) | {"name": path.stem, "file": str(path)}
+    values = _over(_over(base.values, own.values), changes.values) | {
+        "name": path.stem,
+        "file": str(path),
+        "given": str(name_or_path),
+    }
     try:
         return Site.model_validate(values)
     except ValidationError as error:
@@ -67,7 +71,7 @@ def load_site(
 def file_schema() -> dict[str, Any]:
     """A JSON Schema of site files, for editors.  A file may extend another, so none of its keys is required."""
     schema = Site.model_json_schema(mode="validation")
-    for set_by_loader in ("name", "file"):
+    for set_by_loader in _SET_HERE:
         del schema["properties"][set_by_loader]
     del schema["required"]
     extends = {"type": "string", "description": "Name or path of the site file whose facts this one changes."}
@@ -78,6 +82,10 @@ def file_schema() -> dict[str, Any]:
 def site_name(name_or_path: str) -> str:
     """The name of the site that a text names or leads to."""
     return Path(name_or_path).stem if _is_path(name_or_path) else name_or_path
+
+
+_SET_HERE = ("name", "file", "given")
+"""Facts that no file gives."""
 
 
 def _find(text: str, cwd: Path, home: Path | None) -> Path:
@@ -100,7 +108,7 @@ def _is_path(text: str) -> bool:
 
 def _read(path: Path, home: Path | None, seen: tuple[Path, ...]) -> Marked:
     own = read_marked(path, str(path))
-    if named := [key for key in ("name", "file") if key in own.values]:
+    if named := [key for key in _SET_HERE if key in own.values]:
         return Marked(problems=(Problem(located(own.places, named[0]), "is taken from the file's own name", "remove it"),))
     parent = own.values.get("extends")
     if parent is None or own.problems:
@@ -162,18 +170,24 @@ def _problem(details: Any, places: Mapping[str, str], file: str) -> Problem:
     location = [str(part) for part in details["loc"]]
     where = located(places, ".".join(location), file) if location else file
     if details["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
-        return Problem(
-            where, "unknown key", f"did you mean {near[0]}?" if near else "remove it; `neox-hpc sites show slurm` has all keys"
-        )
+        near = _near(location[-1], _known_keys(location[:-1]))
+        return Problem(where, "unknown key", f"did you mean {near}?" if near else "remove it; `neox-hpc sites schema` has all keys")
     if details["type"] == "missing":
         return Problem(where, "is required and absent", f"add {location[-1]}: …")
     if details["type"] == "value_error":
         wrong, _, fix = str(details["ctx"]["error"]).partition(": ")
         return Problem(where, wrong, fix)
     if details["type"] in _EXPECTED:
-        return Problem(where, f"expected {_EXPECTED[details['type']]}, got {details['input']!r}")
+        written = details["input"]
+        fix = in_quotes(written) if details["type"] == "string_type" and isinstance(written, (bool, int, float)) else ""
+        return Problem(where, f"expected {_EXPECTED[details['type']]}, got {written!r}", fix)
     return Problem(where, f"{details['msg'][0].lower()}{details['msg'][1:]}, got {details['input']!r}")
+
+
+def _near(written: str, known: Sequence[str]) -> str | None:
+    """The key that was meant: the one that is begun (gpu_mem), else one that is spelled alike (gpuz)."""
+    begun = sorted((key for key in known if len(written) > 3 and key.startswith(written)), key=len)
+    return next(iter((*begun, *difflib.get_close_matches(written, known, n=1))), None)
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:

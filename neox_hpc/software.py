@@ -92,7 +92,9 @@ def unstage_step(step: Step) -> Step:
 
 def _once_a_node(step: Step, *words: str) -> Step:
     program = ("sh", Shell("$NEOX_HPC_ATTEMPT_DIR/stage.sh"), Shell("$staged"), *words)
-    return replace(step, ranks_per_node=1, cores_per_rank=None, cpu_masks=None, gpus_visible="all", program=program)
+    return replace(
+        step, ranks_per_node=1, cores_per_rank=None, cpus_per_rank=None, cpu_masks=None, gpus_visible="all", program=program
+    )
 
 
 def choose_software(config: RunConfig, site: Site, request: Request, facts: Facts, exported: Iterable[str]) -> Software:

@@ -199,6 +199,12 @@ def test_a_machine_for_which_pips_own_torch_is_not_built_needs_an_index(desk: De
     assert not (desk.cwd / "envs").exists()
 
 
+def test_processors_that_pips_own_index_has_no_torch_for_need_another(desk: Desk) -> None:
+    said = desk("env", "create", "-s", "summit")
+    assert said.code == 2 and "pip's own index has no torch for ppc64le" in said.err
+    assert "no torch for" not in desk("env", "create", "-s", "summit", "--wheels", "absent").err
+
+
 @pytest.mark.parametrize("dialect", ["bash", "sh"])
 def test_shellcheck_finds_nothing_in_it(dialect: str, tmp_path: Path) -> None:
     if shutil.which("shellcheck") is None:

@@ -378,7 +378,7 @@ def test_all_problems_are_found_at_once() -> None:
     starts = {line.split(":")[0] for line in wrongs(found)}
     assert starts == {"--name", "--queue", "small.yml"}
     assert len(wrongs(found)) == 4
-    assert [line.split(":")[0].split("  ")[-1] for line in wrongs(found, "here")] == ["--account", "software.python"]
+    assert [line.split(":")[0].split("  ")[-1] for line in wrongs(found, "here")] == ["--account", "software"]
 
 
 def test_20b_on_this_machine_says_what_would_hold_it() -> None:
@@ -401,13 +401,18 @@ def test_a_missing_account_is_shown_as_a_word_that_submit_refuses() -> None:
     ]
 
 
-def test_missing_software_is_named_with_the_way_to_find_it() -> None:
+def test_missing_software_is_named_with_what_to_do() -> None:
     found = planned(site("slurm", "node.gpus=4"))
     assert found.plan is not None
     assert found.plan.step.python == "MISSING_SOFTWARE"
     [problem] = wrongs(found, "here")
-    assert "software.python: not known for the site slurm" in problem
-    assert "`command -v python3  # in the environment with torch and DeepSpeed` tells; write --site-set software.python=" in problem
+    assert "software: no Python with torch and DeepSpeed is known / write --site-set software.python=/" in problem
+
+
+def test_a_missing_fact_is_named_with_the_command_that_tells_it_and_the_remark_beside() -> None:
+    where = site("slurm", "find={'node.gpus': 'count them  # with `module load x`, on a node'}")
+    [problem] = wrongs(planned(where))
+    assert "/ `count them` tells (with `module load x`, on a node); write --site-set node.gpus=4" in problem
 
 
 def test_absent_inputs_are_named_with_their_line() -> None:

@@ -73,6 +73,14 @@ def test_a_generic_site_guesses_nothing(name: str) -> None:
     assert (site.directives, site.launcher_args, site.env, site.default_queue) == ((), (), {}, ())
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_commands_that_tell_a_fact_stand_apart_from_their_remarks(name: str) -> None:
+    for fact, text in load_site(name).find.items():
+        command, _, remark = text.partition("  # ")
+        assert "`" not in command and not re.search(r", (on|in) ", command), fact
+        assert remark or "#" not in text, fact
+
+
 MASKS = {
     # the hexadecimal masks of LUMI-AI-Guide, 05-multi-gpu-and-node/README.md, in the order of the GPUs
     "lumi": "0xfe000000000000 0xfe00000000000000 0xfe0000 0xfe000000 0xfe 0xfe00 0xfe00000000 0xfe0000000000",
@@ -224,7 +232,7 @@ def test_unknown_names_and_absent_paths_say_what_there_is(tmp_path: Path) -> Non
             "queues: {a: {bins: [{min_nodes: 4, max_nodes: 3, walltime: 2h}]}}",
             "1  queues.a.bins.0: a bin from 4 to 3 nodes is empty /",
         ),
-        ("node: {gpus: 4, cpu_masks: [0-7]}", "1  node: cpu_masks has 1 entries for 4 ranks a node / "),
+        ("node: {gpus: 4, cpu_masks: [0-7]}", "1  node: cpu_masks has 1 entries for 4 ranks a node / name the cores of each rank"),
         (
             "node: {gpus: 2, cpu_masks: [0-3, 4-7], reserved_cores: '0,4'}",
             "1  node: cpu_masks names 0, 4 of reserved_cores / leave them to the system",
@@ -239,8 +247,14 @@ def test_unknown_names_and_absent_paths_say_what_there_is(tmp_path: Path) -> Non
         ("status: tried", "1  status: input should be 'run for real', 'from documentation' or 'community', got 'tried'"),
         ("node: {cpu_masks: [all]}", "1  node.cpu_masks: 'all' is no list of cores / write e.g. '49-55' or '0-3,8-11'"),
         ("software: {python: python3}", "1  software.python: 'python3' is not an absolute path / write the result of"),
-        ("env: {A B: c}", "1  env: 'A B' is no name of an environment variable / "),
-        ("env: {PORT: 1}", "1  env.PORT: expected a list, got 1 / "),
+        ("env: {A B: c}", "1  env: 'A B' is no name of an environment variable / write letters, digits and _, no digit first"),
+        ("env: {A: yes}", "1  env.A: expected text, got True / write it in quotes"),
+        ("env: {A: {value: 1.5}}", '1  env.A.0.value: expected text, got 1.5 / write "1.5" in quotes'),
+        ("container: {env: {A: 1}}", '1  container.env.A: expected text, got 1 / write "1" in quotes'),
+        ("node: {gpu_mem: 40}", "1  node.gpu_mem: unknown key / did you mean gpu_memory_gib?"),
+        ("given: x", "1  given: is taken from the file's own name / remove it"),
+        ("node: {scheduler_cpus: threads}", "1  node: scheduler_cpus counts threads, and how many a core has is not known / write"),
+        ("env: {PORT: 1}", '1  env.PORT: expected text, got 1 / write "1" in quotes'),
         ("directives: [nvme]", "1  directives: 'nvme' is no argument / write e.g. '-C nvme'"),
         ("queues: {a: {directives: [debug]}}", "1  queues.a.directives: 'debug' is no argument / write e.g. '-C nvme'"),
         ("container: {directives: [x]}", "1  container.directives: 'x' is no argument / write e.g. '-C nvme'"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from neox_hpc.errors import UserError
+from neox_hpc.gpus import dtypes_of
 from neox_hpc.site_draft import SOURCES, DraftQueue, NodeKind, Told, parse_flux, parse_lsf, parse_pbs, parse_slurm, write_draft
 from neox_hpc.site_facts import check_site
 from neox_hpc.site_files import load_site
@@ -16,10 +17,10 @@ from tests.desk import Desk, desk
 __all__ = ["desk"]
 
 SINFO = """\
-gpu*|96|1-00:00:00|128|515000|gpu:a100:4(S:0-1),nvme:1|2
-long|32|infinite|128|515000|gpu:a100:4(S:0-1),nvme:1|2
-gpu*|8|1-00:00:00|128|1030000|gpu:a100:4(S:0-1),nvme:1|2
-debug|2|30:00|64|257000|(null)|1
+gpu*|96|1-00:00:00|128|515000|gpu:a100:4(S:0-1),nvme:1|2:32:2
+long|32|infinite|128|515000|gpu:a100:4(S:0-1),nvme:1|2:32:2
+gpu*|8|1-00:00:00|128|1030000|gpu:a100:4(S:0-1),nvme:1|2:32:2
+debug|2|30:00|64|257000|(null)|2:32:1
 """
 """sinfo --exact: a row for each partition and kind of node; a node in two partitions is in two rows."""
 PBSNODES = {
@@ -97,7 +98,9 @@ def test_slurm_tells_partitions_kinds_of_nodes_and_limits() -> None:
         "long": DraftQueue(max_nodes=32),
         "debug": DraftQueue(max_nodes=2, walltime_s=1800),
     }
-    assert told.kinds[0] == NodeKind(count=96, gpus=4, gpu_name="a100", cpus=128, threads_per_core=2, memory_gib=502)
+    assert told.kinds[0] == NodeKind(
+        count=96, gpus=4, gpu_name="a100", cpus=128, threads_per_core=2, by_threads=True, memory_gib=502
+    )
     assert (told.usual.count, told.usual.cores, [kind.count for kind in told.kinds]) == (96, 64, [96, 8, 2])
 
 
@@ -113,8 +116,19 @@ def test_slurm_tells_partitions_kinds_of_nodes_and_limits() -> None:
     ],
 )
 def test_gres_of_every_form_are_read(gres: str, gpus: int, name: str | None) -> None:
-    [kind] = parse_slurm({"sinfo": f"p|1|1:00:00|64|1000|{gres}|1"}).kinds
+    [kind] = parse_slurm({"sinfo": f"p|1|1:00:00|64|1000|{gres}|2:32:1"}).kinds
     assert (kind.gpus, kind.gpu_name) == (gpus, name)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "built", "cores", "counted"),
+    [(128, "2:32:2", 64, "threads"), (64, "2:32:2", 64, "cores"), (64, "2:32:1", 64, "cores"), (160, "2:20:4", 40, "threads")],
+)
+def test_a_draft_says_what_slurm_counts(tmp_path: Path, cpus: int, built: str, cores: int, counted: str) -> None:
+    told = parse_slurm({"sinfo": f"p|1|1:00:00|{cpus}|1000|gpu:4|{built}"})
+    (tmp_path / "lab.yml").write_text(write_draft("lab", "slurm", told, "2026-11-21"))
+    node = load_site("lab.yml", cwd=tmp_path).node
+    assert (node.cores, node.scheduler_cpus) == (cores, counted)
 
 
 def test_pbs_tells_nodes_and_queues() -> None:
@@ -174,6 +188,7 @@ def test_a_draft_says_what_was_told_and_leaves_the_rest_open(tmp_path: Path) -> 
     site = load_site("lab.yml", cwd=tmp_path)
     node = site.node
     assert (node.gpus, node.gpu_name, node.accelerator, node.cores, node.threads_per_core) == (4, "a100", "cuda", 64, 2)
+    assert (node.scheduler_cpus, node.dtypes) == ("threads", ("fp32", "fp16", "bf16"))
     assert (site.max_nodes, site.default_queue, node.gpu_memory_gib) == (96, ("gpu",), None)
     assert site.queues is not None and site.queues["gpu"].bins[0].walltime == 86400 and site.queues["long"].bins == ()
     assert "also 2 nodes of no GPUs, 64 cores, 250 GiB" in (tmp_path / "lab.yml").read_text()
@@ -186,6 +201,28 @@ def test_an_accelerator_is_told_by_its_name_or_not_at_all(tmp_path: Path, gpu: s
     told = Told(kinds=(NodeKind(count=1, gpus=4, gpu_name=gpu),))
     (tmp_path / "lab.yml").write_text(write_draft("lab", "slurm", told, "2026-11-21"))
     assert load_site("lab.yml", cwd=tmp_path).node.accelerator == accelerator
+
+
+# Types by the name of a GPU: https://developer.nvidia.com/cuda-gpus has the compute capability of each; bf16 begins with 8.0.
+@pytest.mark.parametrize("name", ["v100", "TeslaV100_SXM2_", "tesla_v100s", "V100-SXM2-16GB", "t4", "NVIDIA TITAN V", "rtx_2080"])
+def test_gpus_before_ampere_are_known_to_lack_bf16(name: str) -> None:
+    assert dtypes_of(name) == ("fp32", "fp16")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a100", "A100 64 GB", "NVIDIA A100-SXM4-80GB", "nvidia_a100-sxm4-40gb", "a100_1g.5gb", "h100", "nvidia_h100_80gb_hbm3"),
+        *("GH200", "gh200", "b200", "a40", "a10g", "l40s", "rtx_3090", "MI250X GCD", "mi210", "MI300A", "Instinct MI300X"),
+    ],
+)
+def test_gpus_from_ampere_and_cdna_on_are_known_to_have_bf16(name: str) -> None:
+    assert dtypes_of(name) == ("fp32", "fp16", "bf16")
+
+
+@pytest.mark.parametrize("name", ["", "thing", "Max 1550 tile", "gpu", "a1000", "k80", "mi60", "xt4"])
+def test_of_other_names_nothing_is_known(name: str) -> None:
+    assert dtypes_of(name) is None
 
 
 def test_evil_names_of_queues_and_gpus_stay_text(tmp_path: Path) -> None:

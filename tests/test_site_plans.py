@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
+from neox_hpc.launchers import LAUNCHERS
 from neox_hpc.plan import Planned, make_plan
 from neox_hpc.probe import Facts, read_image_arch
 from neox_hpc.render import render_script
+from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import load_config
 from neox_hpc.share import share
 from neox_hpc.site import Arch, Site
 from neox_hpc.site_files import list_sites, load_site
-from tests.planning import TWO_CORES, planned, request, slurm, wrongs
+from tests.planning import TWO_CORES, plan, planned, request, slurm, wrongs
 from tests.test_architecture import GENERIC_SITES
 
 SHIPPED = list_sites(Path("/nonexistent"))
@@ -62,6 +64,48 @@ def test_bf16_on_devices_without_it_is_refused_with_what_they_have(keys: dict[st
         assert planned(volta, keys={"precision": precision}).plan is not None
     assert planned(slurm('node.dtypes=["fp32", "bf16"]'), keys=keys).plan is not None
     assert planned(slurm(), keys=keys).plan is not None  # not known: not refused
+
+
+def test_types_of_a_gpu_are_known_by_its_name_where_the_site_does_not_say_them() -> None:
+    named = slurm("node.gpu_name=tesla_v100")
+    [wrong] = wrongs(planned(named, keys={"precision": "bfloat16"}))
+    assert "tesla_v100 of slurm do not compute in bf16 (they do in fp32, fp16)" in wrong
+    said = slurm("node.gpu_name=tesla_v100", 'node.dtypes=["fp32", "bf16"]')
+    assert planned(said, keys={"precision": "bfloat16"}).plan is not None
+
+
+# Cores ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_rank_asks_for_all_threads_of_its_cores_where_the_scheduler_counts_those() -> None:
+    threads = ("node.cores=64", "node.threads_per_core=2", "node.scheduler_cpus=threads")
+    found = plan(slurm(*threads[1:]))
+    assert "--cpus-per-task=32" in SCHEDULERS["slurm"].directives(found)  # WarpX's script for Perlmutter: 4 ranks x 32
+    assert "--cpus-per-task=32" in LAUNCHERS["srun"](found.step)
+    assert dict(found.env)["OMP_NUM_THREADS"].value == "16"
+    assert "--cpus-per-task=16" in SCHEDULERS["slurm"].directives(plan(slurm("node.threads_per_core=2")))
+
+
+# Plug-ins ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "note"),
+    [
+        ("frontier", {"nodes": 2, "container": "/i.sif"}, "NCCL_NET=OFI is a plug-in that image /i.sif in apptainer must bring"),
+        ("frontier", {"nodes": 1, "container": "/i.sif"}, None),
+        ("frontier", {"nodes": 2}, None),  # its module brings it
+        ("alps", {"nodes": 2}, "NCCL_NET=AWS Libfabric is a plug-in that Python /env/bin/python must bring"),
+        ("alps", {"nodes": 1}, None),
+        ("polaris", {"nodes": 2, "queue": "debug"}, None),  # it is on LD_LIBRARY_PATH
+    ],
+)
+def test_a_network_by_a_plug_in_is_told_where_the_site_does_not_bring_it(
+    name: str, asked: dict[str, Any], note: str | None
+) -> None:
+    where = load_site(SHIPPED[name], ("software.python=/env/bin/python",))
+    notes = [text for text in planned(where, asked={"account": "abc", **asked}).notes if text.startswith("network: NCCL_NET")]
+    assert (note in notes[0]) if note else notes == []
 
 
 def test_devices_without_16_bit_are_given_fp32() -> None:

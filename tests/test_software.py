@@ -190,14 +190,24 @@ def test_a_job_without_software_is_shown_and_not_submitted(desk: Desk) -> None:
     assert (shown.code, "MISSING_SOFTWARE -u -m model.train" in shown.out.replace(" \\\n ", "")) == (0, True)
     assert (refused.code, refused.out) == (2, "")
     for said in (shown, refused):
-        assert "`neox-hpc env create --site slurm` builds one, and --container IMAGE runs an image" in said.err
+        assert said.err.count("software") == 2  # its place, and --site-set
+        assert "`neox-hpc env create --site slurm` builds one\n" in said.err
 
 
-def test_a_runtime_is_told_where_software_is_missing() -> None:
-    note = "software: slurm has apptainer: --container IMAGE.sif needs no environment"
-    assert note in planned(site(*BARE, "container.runtime=apptainer")).notes
-    assert note not in planned(site(*BARE)).notes
-    assert note not in planned(site(*BARE, "container.runtime=apptainer", "software.venv=/v")).notes
+def test_an_image_is_proposed_where_software_is_missing_and_a_runtime_is_known() -> None:
+    [known] = wrongs(planned(site(*BARE, "container.runtime=apptainer")), "here")
+    [unknown] = wrongs(planned(site(*BARE)), "here")
+    assert known == f"{unknown}; --container IMAGE needs none"
+
+
+def test_commands_name_a_site_as_it_was_given(desk: Desk) -> None:
+    (desk.cwd / "it's").mkdir()
+    (desk.cwd / "it's/mine.yml").write_text("extends: slurm\n")
+    said = desk("submit", "-s", "it's/mine.yml", "--site-set", "node.gpus=4", "--dry-run", "my.yml")
+    [command] = re.findall(r"`neox-hpc (env create [^`]*)`", said.err)
+    assert shlex.split(command) == ["env", "create", "--site", "it's/mine.yml"]
+    said = desk("submit", "-s", "it's/mine.yml", "--dry-run", "my.yml")
+    assert "or keep it in it's/mine.yml" in said.err and "extends:" not in said.err
 
 
 @pytest.mark.parametrize(

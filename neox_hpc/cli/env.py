@@ -76,6 +76,10 @@ def _check(venv: Venv) -> None:
         problems.append(Problem(where, f"no such file here: {venv.constraints}", fix))
     if venv.wheels is not None and not Path(venv.wheels).is_dir():
         problems.append(Problem("--wheels", f"no such directory: {venv.wheels}", "make one: python3 -m pip wheel --wheel-dir"))
+    if venv.lacks_wheel:
+        wrong = f"not known for {venv.site.name}, and pip's own index has no torch for {venv.site.node.arch}"
+        fix = "write --site-set software.index_url=URL of one that has; or build torch there, and --wheels DIRECTORY"
+        problems.append(Problem(f"{venv.site.file}  software.index_url", wrong, fix))
     if venv.lacks_index:
         wrong = f"not known for {venv.site.name}, and the torch of pip's own index is not built for {venv.site.node.accelerator}"
         fix = "write --site-set software.index_url=https://download.pytorch.org/whl/NAME (pytorch.org/get-started has the names)"
@@ -90,7 +94,7 @@ def _print_built(venv: Venv) -> None:
     print_facts(
         [
             ("lock", f"{venv.lock}  sha256 {lock_sha256(path)}"),
-            ("use", f"neox-hpc submit --site {name} --site-set software.venv={shlex.quote(path)} …"),
+            ("use", f"neox-hpc submit --site {shlex.quote(venv.site.given)} --site-set software.venv={shlex.quote(path)} …"),
             (
                 "keep",
                 f"in ~/{FILE}:  sites: {{{name}: {{venv: {json.dumps(path, ensure_ascii=False)}}}}}",

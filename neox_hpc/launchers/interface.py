@@ -26,6 +26,8 @@ class Step:
     nodes: int
     ranks_per_node: int
     cores_per_rank: int | None = None
+    cpus_per_rank: int | None = None
+    """The same as the scheduler counts them; absent: as cores."""
     cpu_masks: tuple[str, ...] | None = None
     """Cores of each local rank ('49-55'), in the order of the GPUs."""
     gpus_per_node: int = 0

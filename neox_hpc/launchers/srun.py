@@ -36,7 +36,7 @@ def srun(step: Step) -> list[str]:
     --kill-on-bad-exit: one failed rank ends the others, instead of leaving them in a collective until the time limit.
     The environment goes along as a whole (--export=ALL is the default), and a step sees all GPUs of its job.
     """
-    cores = [f"--cpus-per-task={step.cores_per_rank}"] if step.cores_per_rank else []
+    cores = [f"--cpus-per-task={step.cpus_per_rank or step.cores_per_rank}"] if step.cores_per_rank else []
     masks = [f"--cpu-bind=mask_cpu:{','.join(map(core_mask, step.cpu_masks))}"] if step.cpu_masks else []
     one_gpu = ["--gpus-per-task=1"] if step.gpus_visible == "one" and step.gpus_per_node else []
     return [

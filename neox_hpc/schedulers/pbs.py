@@ -181,7 +181,7 @@ def _select(plan: Plan) -> str:
 
 def _chunk(plan: Plan) -> str:
     """What a chunk of the selection holds: a node's part.  Nothing is asked for that is not known."""
-    cores = plan.cores_per_rank and plan.cores_per_rank * plan.ranks_per_node
+    cores = plan.cpus_per_rank and plan.cpus_per_rank * plan.ranks_per_node
     given = plan.site.gpu_directive
     gpus = "ngpus={gpus}" if given is None else given
     parts = (

@@ -117,7 +117,7 @@ class Slurm:
             plan.comment and f'--comment="{plan.comment}"',  # sbatch takes the quotes away
             f"--nodes={plan.nodes}",
             f"--ntasks-per-node={plan.ranks_per_node}",
-            plan.cores_per_rank and f"--cpus-per-task={plan.cores_per_rank}",
+            plan.cpus_per_rank and f"--cpus-per-task={plan.cpus_per_rank}",
             gpus and gpu_directive.format(gpus=gpus),
             plan.walltime_s and f"--time={_clock(plan.walltime_s)}",
             plan.after and f"--dependency={','.join(f'after{after.condition}:{after.job_id}' for after in plan.after)}",

@@ -4,7 +4,7 @@
 #SBATCH --account=m42_g
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
-#SBATCH --cpus-per-task=16
+#SBATCH --cpus-per-task=32
 #SBATCH --gpus-per-node=4
 #SBATCH -C gpu
 #SBATCH --qos=regular
@@ -76,7 +76,7 @@ told=''
 launcher=''
 trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
 trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
-srun --nodes=1 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=16 \
+srun --nodes=1 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=32 \
   --cpu-bind=mask_cpu:0xffff000000000000,0xffff00000000,0xffff0000,0xffff --distribution=block \
   --kill-on-bad-exit=1 --label apptainer exec --nv --bind /home/user/data --bind "$run" --bind \
   "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif python3 -u -m model.train "$run/run.json" &

@@ -3,7 +3,7 @@
 #PBS -N small
 #PBS -A lab42
 #PBS -q debug-scaling
-#PBS -l select=1:ncpus=32:mpiprocs=4:system=polaris
+#PBS -l select=1:ncpus=64:mpiprocs=4:system=polaris
 #PBS -l walltime=01:00:00
 #PBS -l filesystems=home:eagle
 #PBS -l place=scatter

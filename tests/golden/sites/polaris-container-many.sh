@@ -3,7 +3,7 @@
 #PBS -N small
 #PBS -A lab42
 #PBS -q prod
-#PBS -l select=64:ncpus=32:mpiprocs=4:system=polaris
+#PBS -l select=64:ncpus=64:mpiprocs=4:system=polaris
 #PBS -l walltime=06:00:00
 #PBS -l filesystems=home:eagle
 #PBS -l place=scatter

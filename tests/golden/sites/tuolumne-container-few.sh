@@ -86,7 +86,7 @@ launcher=''
 trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
 trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 flux run --nodes=1 --tasks-per-node=4 --exclusive -o cpu-affinity=per-task -o gpu-affinity=off -o \
-  exit-on-error --label-io apptainer exec --rocm --bind /home/user/data --bind "$run" --bind \
+  exit-on-error --label-io -o mpibind=off apptainer exec --rocm --bind /home/user/data --bind "$run" --bind \
   "$run/code:$run/code:ro" --pwd "$run/code" /images/neox.sif python3 -u -m model.train "$run/run.json" &
 launcher=$!
 [ -z "$signal" ] || kill -s "$signal" "$launcher" # it came while the launcher had no number yet

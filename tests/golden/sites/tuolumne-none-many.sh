@@ -84,7 +84,7 @@ launcher=''
 trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
 trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 flux run --nodes=64 --tasks-per-node=4 --exclusive -o cpu-affinity=per-task -o gpu-affinity=off -o \
-  exit-on-error --label-io /opt/env/bin/python -u -m model.train "$run/run.json" &
+  exit-on-error --label-io -o mpibind=off /opt/env/bin/python -u -m model.train "$run/run.json" &
 launcher=$!
 [ -z "$signal" ] || kill -s "$signal" "$launcher" # it came while the launcher had no number yet
 signal=''
