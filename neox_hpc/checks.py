@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from neox_hpc.containers import CONTAINERS, is_fetched
@@ -190,17 +190,31 @@ def check_launcher(loaded: Loaded, site: Site, request: Request) -> Iterator[Pro
         ("--launcher-args", request.launcher_args),
     ]
     for where, texts in given:
-        try:
-            words = split_args(texts)
-        except ValueError as error:
-            wrong, _, fix = str(error).rpartition(": ")
-            yield Problem(where, wrong, fix)
-            continue
-        for word, fix in refused_args(words, OWNED[site.launcher], masks=bool(site.node.cpu_masks)):
-            yield Problem(where, f"{word} is decided by the plan", fix)
+        yield from _check_launcher_args(site, where, texts)
     if site.gpus_visible == "one" and site.node.gpus and site.launcher not in GIVES_ONE_GPU:
         wrong = f"the launcher {site.launcher} cannot show each rank one GPU"
         yield Problem(f"{site.file}  gpus_visible", wrong, "write gpus_visible: all: ranks take the GPU of their local rank")
+
+
+def _check_launcher_args(site: Site, where: str, texts: Sequence[str]) -> Iterator[Problem]:
+    try:
+        words = split_args(texts)
+    except ValueError as error:
+        wrong, _, fix = str(error).rpartition(": ")
+        yield Problem(where, wrong, fix)
+        return
+    for word, fix in refused_args(words, OWNED[site.launcher], masks=bool(site.node.cpu_masks)):
+        yield Problem(where, f"{word} is decided by the plan", fix)
+
+
+def check_arguments(site: Site) -> Iterator[Problem]:
+    """A site's own arguments of scheduler and launcher as its jobs meet them: in every queue, in a container and in none."""
+    images = ("none", "/image.sif") if site.container.runtime is not None else ("none",)
+    asked = [Request(name="check", run_dir="/check", cwd="/", container=image) for image in images]
+    queues = (None, *(site.queues or ()))
+    found = [problem for request in asked for queue in queues for problem in check_directives(site, request, queue)]
+    found += _check_launcher_args(site, f"{site.file}  launcher_args", site.launcher_args)
+    yield from dict.fromkeys(found)
 
 
 def check_memory(loaded: Loaded, site: Site, outline: Outline) -> tuple[list[Problem], list[str]]:

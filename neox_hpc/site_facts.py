@@ -43,14 +43,19 @@ def way_to_find(site: Site, fact: str) -> str:
     return f"`{command}` tells{f' ({remark})' if remark else ''}" if command else ""
 
 
+def check_sources(site: Site) -> Iterator[Problem]:
+    """Facts without a source.  A shipped profile has none of them; in a user's own they are no mistake."""
+    for fact, value in iter_facts(site):
+        if value is not None and not source_of(site, fact):
+            yield Problem(f"{site.file}  {fact}", "has no source", f"add under sources: `{fact}: where it stands, and the date`")
+
+
 def check_site(site: Site) -> Iterator[Problem]:
-    """What a profile that loads still lacks: a source for every fact, a way to find every open one, values that can work."""
+    """What a profile that loads still lacks: a way to find every open fact, values that can work."""
     for fact, value in iter_facts(site):
         if value is None and fact in _NEEDED and not site.here and fact not in site.find:
             fix = f"add under find: `{fact}: the command that tells it`"
             yield Problem(f"{site.file}  {fact}", "is not known, and nothing says how to find it", fix)
-        if value is not None and not source_of(site, fact):
-            yield Problem(f"{site.file}  {fact}", "has no source", f"add under sources: `{fact}: where it stands, and the date`")
     known = {fact for fact, value in iter_facts(site) if value is not None}
     for fact in site.find:
         if fact in known:

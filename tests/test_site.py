@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from neox_hpc.checks import check_arguments
 from neox_hpc.errors import UserError
 from neox_hpc.launchers.srun import core_mask
 from neox_hpc.share import share
 from neox_hpc.site import EnvValue, NodeBin, read_walltime, show_walltime
-from neox_hpc.site_facts import check_site
+from neox_hpc.site_facts import check_site, check_sources
 from neox_hpc.site_files import file_schema, list_sites, load_site
 from neox_hpc.site_table import PAGE_COMMAND, page
 from tests.desk import Desk, desk
@@ -50,7 +51,13 @@ def test_shipped_site_loads_under_its_own_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_fact_of_a_shipped_site_has_a_source_and_every_open_one_a_way_to_find_it(name: str) -> None:
-    assert [str(problem) for problem in check_site(load_site(name))] == []
+    site = load_site(name)
+    assert [str(problem) for problem in (*check_site(site), *check_sources(site))] == []
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_arguments_of_a_shipped_site_are_those_that_its_jobs_may_give(name: str) -> None:
+    assert [str(problem) for problem in check_arguments(load_site(name))] == []
 
 
 @pytest.mark.parametrize("name", sorted(set(SHIPPED) - GENERIC))
@@ -134,11 +141,14 @@ def test_the_page_has_a_line_for_every_machine_and_says_what_is_not_known() -> N
 def test_what_a_profile_lacks_is_named(tmp_path: Path) -> None:
     text = "scheduler: slurm\nlauncher: srun\nnode: {gpus: 4, cores: 8}\nsources: {scheduler: x, launcher: x, node.cores: x}\n"
     (tmp_path / "x.yml").write_text(text + "find: {node.cores: ask}\n")
-    found = [f"{p.where.split('  ')[1]}: {p.wrong}" for p in check_site(load_site("x.yml", cwd=tmp_path))]
+    found = [
+        f"{p.where.split('  ')[1]}: {p.wrong}"
+        for p in (*check_site(load_site("x.yml", cwd=tmp_path)), *check_sources(load_site("x.yml", cwd=tmp_path)))
+    ]
     assert found == [
-        "node.gpus: has no source",
         "software.python: is not known, and nothing says how to find it",
         "find.node.cores: node.cores is known",
+        "node.gpus: has no source",
     ]
 
 
@@ -148,8 +158,25 @@ def test_sites_check_says_what_it_found(desk: Desk) -> None:
     assert desk("sites", "check", "frontier").out.startswith("frontier: ")
     (desk.cwd / "x.yml").write_text("extends: slurm\nnode: {gpus: 4, gpuz: 4}\n")
     said = desk("sites", "check", "x.yml", "frontier")
-    assert said.code == 2 and "did you mean gpus?" in said.err and "x.yml: 1 problems" in said.out
+    assert said.code == 2 and "did you mean gpus?" in said.err and "x.yml: 1 problem\n" in said.out
     assert set(desk("sites", "check", "--json").facts) == set(SHIPPED)
+
+
+def test_sites_check_finds_the_arguments_that_a_job_would_be_refused_for(desk: Desk) -> None:
+    (desk.cwd / "x.yml").write_text(
+        "extends: slurm\ndirectives: [--nodes=2]\nlauncher_args: [--ntasks=4]\nqueues: {a: {directives: [--time=1]}}\n"
+    )
+    said = desk("sites", "check", "x.yml")
+    assert (said.code, said.out) == (2, "x.yml: 3 problems\n")
+    assert [word for word in ("--nodes=2", "--ntasks=4", "--time=1") if word in said.err] == ["--nodes=2", "--ntasks=4", "--time=1"]
+
+
+def test_sources_that_an_own_file_does_not_give_are_a_note(desk: Desk) -> None:
+    (desk.cwd / "x.yml").write_text("extends: slurm\nnode: {gpus: 4, cores: 8}\nsoftware: {python: /p}\nsources: {software: me}\n")
+    said = desk("sites", "check", "x.yml")
+    assert (said.code, said.err) == (0, "note: x.yml gives no source of node.gpus, node.cores\n")
+    assert said.out.startswith("x.yml: 5 facts, 3 of them with their source")
+    assert {entry["kind"] for entry in desk("sites", "check", "x.yml", "--json").facts["x.yml"]} == {"note"}
 
 
 def test_a_large_machine_can_be_said() -> None:

@@ -5,15 +5,18 @@ Changes when what is shown of a site does, or another verb is about machines.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from neox_hpc.cli.show import print_json, print_table
+from neox_hpc.decisions import count
 from neox_hpc.errors import NeoxHpcError, Problem, UserError
+from neox_hpc.share import share
 from neox_hpc.site import Site, show_walltime
-from neox_hpc.site_facts import check_site, iter_facts, open_facts, source_of
+from neox_hpc.site_facts import check_site, check_sources, iter_facts, open_facts, source_of
 from neox_hpc.site_files import file_schema, list_sites, load_site, own_folder
 
 if TYPE_CHECKING:
@@ -78,7 +81,8 @@ def show(name: str, sets: tuple[str, ...], as_json: bool) -> None:
 @click.argument("names", nargs=-1, metavar="[NAME|PATH]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
 def check(names: tuple[str, ...], as_json: bool) -> int:
-    """Check site files: keys, values, and a source for every fact.  Without a name: every site that can be named.
+    """Check site files: keys, values, arguments of scheduler and launcher, and a source for every fact (in a file of your own a
+    note).  Without a name: every site that can be named.
 
     \b
     Examples:
@@ -87,13 +91,21 @@ def check(names: tuple[str, ...], as_json: bool) -> int:
     """
     found = {name: _check(name) for name in names or list_sites()}
     if as_json:
-        print_json({name: [{"where": p.where, "wrong": p.wrong, "fix": p.fix} for p in told] for name, (_, told) in found.items()})
+        print_json(
+            {
+                name: [_entry(p) for p in checked.problems] + [_entry(p, "note") for p in checked.notes]
+                for name, checked in found.items()
+            }
+        )
     else:
-        for name, (summary, problems) in found.items():
-            for problem in problems:
+        for name, checked in found.items():
+            for problem in checked.problems:
                 click.echo(str(problem), err=True)
-            click.echo(f"{name}: {summary}" if not problems else f"{name}: {len(problems)} problems")
-    return 2 if any(problems for _, problems in found.values()) else 0
+            if checked.notes:
+                facts = ", ".join(problem.where.rpartition("  ")[2] for problem in checked.notes)
+                click.echo(f"note: {name} gives no source of {facts}", err=True)
+            click.echo(f"{name}: {count(len(checked.problems), 'problem') if checked.problems else checked.summary}")
+    return 2 if any(checked.problems for checked in found.values()) else 0
 
 
 @sites.command()
@@ -209,15 +221,34 @@ def _ask(scheduler: str) -> tuple[Any, list[str]]:
     return source.parse(answers), silent
 
 
-def _check(name: str) -> tuple[str, tuple[Problem, ...]]:
-    """One line about a site that is right, and its problems."""
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What is found of a site file."""
+
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...] = ()
+    """Facts without a source, in a file that is not shipped."""
+    summary: str = ""
+    """One line about a site that is right."""
+
+
+def _check(name: str) -> Checked:
+    from neox_hpc.checks import check_arguments
+
     try:
         site = load_site(name)
     except UserError as error:
-        return "", error.problems
+        return Checked(problems=error.problems)
+    shipped, unsourced = Path(site.file).parent == share("sites"), tuple(check_sources(site))
+    problems = (*check_site(site), *check_arguments(site), *(unsourced if shipped else ()))
     known = [fact for fact, value in iter_facts(site) if value is not None]
     left = f"; to be given: {', '.join(open_facts(site))}" if open_facts(site) else ""
-    return f"{len(known)} facts, each with its source{left}", tuple(check_site(site))
+    sourced = "each with its source" if not unsourced else f"{len(known) - len(unsourced)} of them with their source"
+    return Checked(problems=problems, notes=() if shipped else unsourced, summary=f"{count(len(known), 'fact')}, {sourced}{left}")
+
+
+def _entry(problem: Problem, kind: str = "problem") -> dict[str, str]:
+    return {"where": problem.where, "wrong": problem.wrong, "fix": problem.fix, "kind": kind}
 
 
 def _load(name: str) -> Site | None:
