@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from neox_hpc.containers import CONTAINERS, is_fetched
-from neox_hpc.decisions import Account, count, queue_of
+from neox_hpc.decisions import Account, choose_job_name, count, queue_of
 from neox_hpc.errors import Problem
 from neox_hpc.gpus import dtypes_of
-from neox_hpc.launchers import GIVES_ONE_GPU, OWNED, PER_NODE, refused_args, split_args
+from neox_hpc.launchers import GIVES_ONE_GPU, LAUNCHERS, NEEDS_JOB_OF, OWNED, PER_NODE, refused_args, split_args
 from neox_hpc.memory import HEADROOM, Memory, fullest, in_gib, stages
 from neox_hpc.outline import Outline
 from neox_hpc.probe import Facts
@@ -40,7 +40,7 @@ def check_words(site: Site, request: Request) -> Iterator[Problem]:
     for fact, option in (("account", "--account"), ("queue", "--queue"), ("walltime", "--time")):
         if asked[fact] is not None and fact not in scheduler.takes:
             yield Problem(option, f"{site.name} has no scheduler that takes one", "remove it")
-    words = [("--name", request.name, scheduler.name), ("--output-dir", request.run_dir, scheduler.path)]
+    words = [("--name", choose_job_name(request, scheduler), scheduler.name), ("--output-dir", request.run_dir, scheduler.path)]
     if "queue" in scheduler.takes and request.queue is not None:
         words += [("--queue", request.queue, scheduler.account)]
     for option, text, pattern in words:
@@ -89,10 +89,14 @@ def check_directives(site: Site, request: Request, queue: str | None) -> Iterato
     scheduler = SCHEDULERS[site.scheduler]
     yield from _check_options(site, request, scheduler)
     known = queue_of(site, queue)
-    here = [f"{site.file}  directives"] * len(site.directives) + [f"{site.file}  queues"] * len(known.directives if known else ())
-    texts = [*site.directives, *(known.directives if known else ()), *request.directives]
+    sources = [
+        (f"{site.file}  directives", site.directives),
+        (f"{site.file}  queues", known.directives if known else ()),
+        (f"{site.file}  container.directives", site.container.directives if image_of(site, request) is not None else ()),
+        ("--directive", request.directives),
+    ]
     seen: set[str] = set()
-    for where, text in zip([*here, *("--directive" for _ in request.directives)], texts, strict=True):
+    for where, text in ((where, text) for where, texts in sources for text in texts):
         yield from _check_directive(site, scheduler, f"{where} {text!r}", text)
         for option in scheduler.once.intersection(scheduler.options_of(text)):
             if option in seen:
@@ -120,10 +124,12 @@ def _check_options(site: Site, request: Request, scheduler: Scheduler) -> Iterat
     for option, text, pattern in words:
         if option not in scheduler.cannot and not pattern.allows(text):
             yield _unfit(option, text, pattern, site)
-    if request.early_signal is not None and request.early_signal.signal not in FORWARDED:
+    if request.early_signal is None or "--signal" in scheduler.cannot:
+        return
+    if request.early_signal.signal not in FORWARDED:
         wrong = f"the job's script passes {', '.join(FORWARDED)} on to the ranks, and {request.early_signal.signal} would end it"
         yield Problem("--signal", wrong, f"write --signal {FORWARDED[0]}@{request.early_signal.seconds}")
-    elif request.early_signal is not None and site.launcher in PER_NODE and request.early_signal.signal == "USR1":
+    elif site.launcher in PER_NODE and request.early_signal.signal == "USR1":
         wrong = f"USR1 ends what {site.launcher} starts on a node, and does not reach the ranks"
         yield Problem("--signal", wrong, "remove it, or choose a launcher that starts ranks: --site-set launcher=NAME")
 
@@ -191,6 +197,7 @@ def check_launcher(loaded: Loaded, site: Site, request: Request) -> Iterator[Pro
     ]
     for where, texts in given:
         yield from _check_launcher_args(site, where, texts)
+    yield from _check_scheduler_of(site)
     if site.gpus_visible == "one" and site.node.gpus and site.launcher not in GIVES_ONE_GPU:
         wrong = f"the launcher {site.launcher} cannot show each rank one GPU"
         yield Problem(f"{site.file}  gpus_visible", wrong, "write gpus_visible: all: ranks take the GPU of their local rank")
@@ -207,13 +214,23 @@ def _check_launcher_args(site: Site, where: str, texts: Sequence[str]) -> Iterat
         yield Problem(where, f"{word} is decided by the plan", fix)
 
 
+def _check_scheduler_of(site: Site) -> Iterator[Problem]:
+    """A launcher that belongs to a scheduler starts nothing in a job of another; without one, the shell may be in any job."""
+    within = NEEDS_JOB_OF.get(site.launcher, ())
+    if within and SCHEDULERS[site.scheduler].starts_job and site.scheduler not in within:
+        others = [name for name in LAUNCHERS if name != "local" and site.scheduler in NEEDS_JOB_OF.get(name, (site.scheduler,))]
+        wrong = f"{site.launcher} starts ranks in a job of {' or '.join(within)} only, and {site.name} has {site.scheduler}"
+        yield Problem(f"{site.file}  launcher", wrong, f"write launcher: one of {', '.join(others)}")
+
+
 def check_arguments(site: Site) -> Iterator[Problem]:
-    """A site's own arguments of scheduler and launcher as its jobs meet them: in every queue, in a container and in none."""
+    """A site's launcher, and its own arguments of scheduler and launcher as its jobs meet them: in every queue, in a container and
+    in none."""
     images = ("none", "/image.sif") if site.container.runtime is not None else ("none",)
     asked = [Request(name="check", run_dir="/check", cwd="/", container=image) for image in images]
     queues = (None, *(site.queues or ()))
     found = [problem for request in asked for queue in queues for problem in check_directives(site, request, queue)]
-    found += _check_launcher_args(site, f"{site.file}  launcher_args", site.launcher_args)
+    found += [*_check_launcher_args(site, f"{site.file}  launcher_args", site.launcher_args), *_check_scheduler_of(site)]
     yield from dict.fromkeys(found)
 
 

@@ -1,4 +1,4 @@
-"""What is decided for a job where its user did not: account, nodes, queue, walltime, layout and batch; each with its reason.
+"""What is decided for a job where its user did not: name, account, nodes, queue, walltime, layout and batch; each with its reason.
 
 Changes when a decision is made another way.  Reads nothing.
 """
@@ -14,7 +14,7 @@ from neox_hpc.hostfile import Hostfile
 from neox_hpc.memory import HEADROOM, estimate_memory, fullest, in_gib
 from neox_hpc.outline import device_of, memory_of_rank
 from neox_hpc.request import Request
-from neox_hpc.schedulers import SCHEDULERS
+from neox_hpc.schedulers import RUN_NAME, SCHEDULERS, Scheduler
 from neox_hpc.settings import Loaded
 from neox_hpc.site import NodeBin, Queue, Site, show_walltime
 from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig
@@ -41,6 +41,14 @@ class Account:
 
     name: str | None = None
     place: str = "--account"
+
+
+def choose_job_name(request: Request, scheduler: Scheduler) -> str:
+    """What the scheduler calls the job: its name, cut where that was not asked for and is too long for the scheduler."""
+    if request.name_is_given:
+        return request.name
+    cuts = (request.name[:length] for length in range(len(request.name), 0, -1))
+    return next(filter(scheduler.name.allows, cuts), request.name) if RUN_NAME.allows(request.name) else request.name
 
 
 def choose_account(loaded: Loaded, site: Site, request: Request) -> Account:
@@ -178,10 +186,7 @@ def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int)
         return Decision()
     known = queue_of(site, queue)
     if known is None or not known.bins:
-        reason = (
-            "" if request.walltime_s else "walltime: not given and no limit known, so the queue's own default; --time 2h sets it"
-        )
-        return Decision(value=request.walltime_s, reason=reason)
+        return Decision(value=request.walltime_s, reason="" if request.walltime_s else _NO_WALLTIME)
     limit = known.bin_of(nodes)
     if limit is None:
         fix = f"it takes {ranges(known.bins)}: change --nodes or --queue{_other_queues(site, nodes, request.walltime_s)}"
@@ -193,10 +198,21 @@ def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int)
         wrong = f"{asked} is beyond the {most} of queue {queue} for {_nodes(limit, nodes)}"
         fix = f"write --time {most} or less{_other_queues(site, nodes, request.walltime_s)}"
         return Decision(problem=Problem("--time", wrong, fix))
+    if request.walltime_s is not None and not limit.takes(nodes, request.walltime_s) and limit.min_walltime is not None:
+        asked, least = show_walltime(request.walltime_s), show_walltime(limit.min_walltime)
+        wrong = f"queue {queue} takes no job of {asked}, which is shorter than {least}"
+        fix = f"write --time {least} or more{_other_queues(site, nodes, request.walltime_s)}"
+        return Decision(problem=Problem("--time", wrong, fix))
     if request.walltime_s is not None:
         return Decision(value=request.walltime_s)
     reason = f"walltime: {show_walltime(most_s)}, the limit of queue {queue} for {_nodes(limit, nodes)}"
     return Decision(value=most_s, reason=reason)
+
+
+_NO_WALLTIME = (
+    "walltime: not given and no limit known, so the job has the queue's own default, which may be minutes, and ends then; "
+    "--time 2h sets it"
+)
 
 
 def _nodes(limit: NodeBin, nodes: int) -> str:
@@ -208,7 +224,7 @@ def _nodes(limit: NodeBin, nodes: int) -> str:
 def _other_queues(site: Site, nodes: int, walltime_s: int | None) -> str:
     """The queues of a site that would take the job, in words."""
     taking = [(name, queue.bin_of(nodes)) for name, queue in (site.queues or {}).items()]
-    names = [name for name, limit in taking if limit is not None and (walltime_s or 0) <= limit.limit_s(nodes)]
+    names = [name for name, limit in taking if limit is not None and (walltime_s is None or limit.takes(nodes, walltime_s))]
     return f"; --queue {' or '.join(names)} takes such a job" if names else ""
 
 

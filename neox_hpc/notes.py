@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from neox_hpc.decisions import Account, count, published_vocabulary
+from neox_hpc.decisions import Account, choose_job_name, count, published_vocabulary
 from neox_hpc.launchers import MAPS_CORES, cores_of
 from neox_hpc.outline import bubble_share
 from neox_hpc.probe import Facts
@@ -26,6 +26,9 @@ LAUNCH_KEYS = ("num_nodes", "num_gpus", "global_num_gpus", "account", "comment",
 
 def default_notes(loaded: Loaded, site: Site, request: Request, account: Account, queue: str | None) -> Iterator[str]:
     """Account and queue, where they were not asked for; keys that the site's launcher replaces."""
+    job_name = choose_job_name(request, SCHEDULERS[site.scheduler])
+    if job_name != request.name:
+        yield f"name: the job is {job_name} in the queue, where {site.scheduler} takes no longer one; the run is {request.name}"
     if account.name is not None and request.account is None:
         yield f"account: {account.name}, from {account.place}"
     if queue is not None and request.queue is None:

@@ -28,6 +28,7 @@ from neox_hpc.decisions import (
     Account,
     choose_account,
     choose_hostfile,
+    choose_job_name,
     choose_nodes,
     choose_queue,
     choose_walltime,
@@ -42,7 +43,7 @@ from neox_hpc.outline import Outline, make_outline
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
 from neox_hpc.run_paths import with_absolute_paths
-from neox_hpc.schedulers import After, EarlySignal
+from neox_hpc.schedulers import SCHEDULERS, After, EarlySignal
 from neox_hpc.settings import Loaded
 from neox_hpc.site import EnvValue, Site
 from neox_hpc.software import Software, choose_software
@@ -54,6 +55,8 @@ class Plan:
     """A job, decided: ``render`` writes it down and decides nothing."""
 
     name: str
+    job_name: str
+    """As the scheduler calls it."""
     run_dir: str
     site: Site
     """With the facts of this machine filled in, where the site is this machine."""
@@ -227,6 +230,7 @@ def _assemble(
     )
     return Plan(
         name=request.name,
+        job_name=choose_job_name(request, SCHEDULERS[site.scheduler]),
         run_dir=request.run_dir,
         site=site,
         nodes=nodes,

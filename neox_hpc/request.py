@@ -18,6 +18,8 @@ class Request:
     """What was asked for on the command line, and what step 1 read of the user's surroundings."""
 
     name: str
+    name_is_given: bool = True
+    """Else it is a configuration file's."""
     run_dir: str
     """Absolute; chosen before planning, so that a dry run and the submit after it give the same bytes."""
     cwd: str

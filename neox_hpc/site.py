@@ -178,6 +178,7 @@ class NodeBin(_Facts):
     min_nodes: int = Field(default=1, ge=1)
     max_nodes: int = Field(ge=1)
     walltime: Walltime | None = Field(default=None, description="Seconds; a file writes 2h or '02:00:00'.")
+    min_walltime: Walltime | None = Field(default=None, description="The shortest job that is taken.")
     node_hours: float | None = Field(default=None, gt=0, description="Nodes x hours: the time limit falls as the nodes grow.")
 
     @model_validator(mode="after")
@@ -188,12 +189,18 @@ class NodeBin(_Facts):
             )
         if self.walltime is None and self.node_hours is None:
             raise ValueError("a bin without a limit: write walltime or node_hours")
+        if self.min_walltime is not None and self.min_walltime > self.limit_s(self.max_nodes):
+            raise ValueError("a bin whose min_walltime is beyond its limit: correct one of them")
         return self
 
     def limit_s(self, nodes: int) -> int:
         """The longest job of that many nodes, in seconds."""
         limits = [self.walltime, None if self.node_hours is None else int(self.node_hours * 3600 / nodes)]
         return min(limit for limit in limits if limit is not None)
+
+    def takes(self, nodes: int, walltime_s: int) -> bool:
+        """Whether a job of that many nodes may run so long."""
+        return (self.min_walltime or 0) <= walltime_s <= self.limit_s(nodes)
 
 
 class Queue(_Facts):

@@ -117,6 +117,14 @@ def test_a_directive_stands_in_the_script_as_it_was_written() -> None:
         ("slurm", "-C nvme -t 10", "-t", "--time"),
         ("slurm", "--tim=10", "--time", "--time"),
         ("slurm", "--array=0-7", "--array", "nothing"),
+        ("slurm", "--gres=gpu:a100:2", "--gres gpu", "--site-set gpu_directive"),
+        ("slurm", "--gre nvme:1,gpu:2", "--gres gpu", "--site-set gpu_directive"),
+        ("slurm", "--gpus-per-task=1", "--gpus-per-task", "--site-set gpu_directive"),
+        ("slurm", "--gpus-per-socket=2", "--gpus-per-socket", "--site-set gpu_directive"),
+        ("slurm", "--tres-per-task=gres/gpu:1", "--tres-per-task", "--site-set gpu_directive"),
+        ("slurm", "--gpu-bind=closest", "--gpu-bind", "--site-set gpus_visible"),
+        ("slurm", "--ntasks-per-gpu=1", "--ntasks-per-gpu", "--nodes"),
+        ("slurm", "--ntasks-per-socket=1", "--ntasks-per-socket", "--nodes"),
         ("pbs", "-l walltime=10", "-l walltime", "--time"),
         ("pbs", "-lselect=4", "-l select", "--nodes"),
         ("pbs", "-l filesystems=home:eagle,walltime=10", "-l walltime", "--time"),
@@ -143,6 +151,7 @@ def test_a_directive_that_contradicts_the_plan_is_refused_with_the_option_to_use
         ("slurm", "--mem=0"),
         ("slurm", "-C nvme"),
         ("slurm", "--gres=nvme:1"),
+        ("slurm", "--gres-flags=disable-binding"),
         ("slurm", "--exclusive"),
         ("pbs", "-l filesystems=home:eagle"),
         ("pbs", "-l place=scatter:excl"),
@@ -169,9 +178,21 @@ def test_a_site_is_checked_as_the_command_line_is() -> None:
     assert len(found) == 1 and "slurm.yml  directives '--nodes=4': the plan decides --nodes" in found[0]
 
 
+def test_directives_of_a_container_are_checked_where_one_runs() -> None:
+    where = scheduled("slurm", 'container={"runtime": "apptainer", "directives": ["--nodes=4"]}')
+    assert wrongs(planned(where)) == []
+    found = wrongs(planned(where, asked={"container": "/images/neox.sif"}))
+    assert len(found) == 1 and "slurm.yml  container.directives '--nodes=4': the plan decides --nodes" in found[0]
+
+
 def test_of_alloc_flags_only_one_counts() -> None:
     where = scheduled("lsf-csm", 'directives=["-alloc_flags smt1"]')
     found = wrongs(planned(where, asked={"directives": ("-alloc_flags NVME",)}))
+    assert len(found) == 1 and "only one -alloc_flags counts" in found[0]
+    where = scheduled(
+        "lsf-csm", 'directives=["-alloc_flags smt1"]', 'container={"runtime": "apptainer", "directives": ["-alloc_flags NVME"]}'
+    )
+    found = wrongs(planned(where, asked={"container": "/images/neox.sif"}))
     assert len(found) == 1 and "only one -alloc_flags counts" in found[0]
 
 

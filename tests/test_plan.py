@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from neox_hpc.launchers import Shell
+from neox_hpc.launchers import NEEDS_JOB_OF, Shell
 from neox_hpc.probe import Facts, Machine
+from neox_hpc.render import render_script
 from neox_hpc.request import EarlySignal, run_name
-from tests.planning import TWO_CORES, plan, planned, planned_shipped, site, slurm, wrongs
+from neox_hpc.schedulers import SCHEDULERS
+from tests.planning import TWO_CORES, plan, planned, planned_shipped, scheduled, site, slurm, wrongs
 
 ROW_HEAD = {"output_layer_parallelism": "row", "no_weight_tying": True}
 SAVED = {"save": None, "checkpoint_factor": None}
@@ -180,6 +182,27 @@ def test_origin_says_where_the_run_comes_from() -> None:
         *("slurm", "ada", "abc+dirty", "1.2"),
         ("small.yml",),
     )
+
+
+def test_a_files_name_that_is_too_long_for_the_scheduler_is_cut_in_the_queue_alone() -> None:
+    name = "125M-long-context-3"
+    found = planned(scheduled("pbs"), asked={"name": name, "name_is_given": False})
+    assert found.plan is not None and (found.plan.name, found.plan.job_name) == (name, "125M-long-conte")
+    script = render_script(found.plan)
+    assert "#PBS -N 125M-long-conte\n" in script and f"# {name} on " in script
+    assert any(note.startswith("name: the job is 125M-long-conte in the queue") for note in found.notes)
+    assert wrongs(planned(scheduled("pbs"), asked={"name": name})) != []
+    assert plan(scheduled("slurm"), name=name, name_is_given=False).job_name == name
+
+
+def test_a_launcher_of_another_scheduler_is_refused_with_those_that_work() -> None:
+    for launcher, there in NEEDS_JOB_OF.items():
+        for scheduler in SCHEDULERS:
+            found = wrongs(planned(slurm(f"scheduler={scheduler}", f"launcher={launcher}")))
+            assert bool(found) == (scheduler not in (*there, "local")), (launcher, scheduler)  # a shell may be in any job
+    [wrong] = wrongs(planned(slurm("scheduler=pbs")))
+    assert "launcher: srun starts ranks in a job of slurm only, and slurm has pbs" in wrong
+    assert wrong.endswith("write launcher: one of openmpi, mpich, pals, impi, mvapich, pdsh")
 
 
 @pytest.mark.parametrize(("name", "files", "expected"), [(None, ("configs/20B.yml", "x.yml"), "20B"), ("mine", ("a.yml",), "mine")])

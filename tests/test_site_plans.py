@@ -16,7 +16,7 @@ from neox_hpc.settings import load_config
 from neox_hpc.share import share
 from neox_hpc.site import Arch, Site
 from neox_hpc.site_files import list_sites, load_site
-from tests.planning import TWO_CORES, plan, planned, request, slurm, wrongs
+from tests.planning import TWO_CORES, plan, planned, request, site, slurm, wrongs
 from tests.test_architecture import GENERIC_SITES
 
 SHIPPED = list_sites(Path("/nonexistent"))
@@ -172,10 +172,10 @@ def test_the_architecture_of_an_image_that_is_no_file_can_be_said(tmp_path: Path
 
 
 def test_arguments_for_containers_are_written_for_containers_only(tmp_path: Path) -> None:
-    where = machine(tmp_path, "container: {runtime: apptainer, directives: [--comment=image]}\n")
+    where = machine(tmp_path, "container: {runtime: apptainer, directives: [--mem-per-cpu=1G]}\n")
     asked = {"container": "/x.sif"}
     for found, times in ((planned(where, asked=asked, facts=Facts(exists={"/x.sif": True})), 1), (planned(where), 0)):
-        assert found.plan is not None and found.plan.directives.count("--comment=image") == times
+        assert found.plan is not None and found.plan.directives.count("--mem-per-cpu=1G") == times
 
 
 def test_a_map_of_rows_is_one_that_jsrun_follows(tmp_path: Path) -> None:
@@ -248,6 +248,31 @@ def test_a_queue_that_gives_out_gpus_is_asked_for_gpus(tmp_path: Path) -> None:
     for queue, select in (("by-gpu", "#PBS -l select=4\n"), ("by-node", "#PBS -l select=1:ncpus=64:mpiprocs=4:ngpus=4\n")):
         found = planned(where, asked={"queue": queue, "nodes": 1})
         assert found.plan is not None and select in render_script(found.plan)
+
+
+def test_gpus_one_by_one_may_be_in_one_node_and_nodes_are_apart() -> None:
+    def resources(queue: str) -> list[str]:
+        found = planned(site("sophia", "node.gpus=4"), asked={"queue": queue, "nodes": 1, "account": "a", "walltime_s": 3600})
+        assert found.plan is not None
+        return [line for line in render_script(found.plan).splitlines() if line.startswith(("#PBS -l select", "#PBS -l place"))]
+
+    assert resources("by-gpu") == ["#PBS -l select=4"]
+    assert resources("by-node") == ["#PBS -l select=1:mpiprocs=4:ngpus=4", "#PBS -l place=scatter"]
+
+
+def test_a_job_too_short_for_its_queue_is_told_which_takes_it(tmp_path: Path) -> None:
+    bins = "[{max_nodes: 2, min_walltime: 5m, walltime: 1h}]"
+    where = machine(tmp_path, f"queues: {{debug: {{bins: {bins}}}, long: {{bins: [{{max_nodes: 2, walltime: 9h}}]}}}}\n")
+    short, right = (planned(where, asked={"queue": "debug", "nodes": 1, "walltime_s": seconds}) for seconds in (299, 300))
+    wrong = "queue debug takes no job of 00:04:59, which is shorter than 00:05:00"
+    assert wrongs(short) == [f"--time: {wrong} / write --time 00:05:00 or more; --queue long takes such a job"]
+    assert wrongs(right) == []
+
+
+def test_where_no_limit_is_known_the_default_is_told_to_be_short() -> None:
+    [note] = [note for note in planned(slurm()).notes if note.startswith("walltime:")]
+    assert "may be minutes" in note and "--time 2h" in note
+    assert not [note for note in planned(slurm(), asked={"walltime_s": 60}).notes if note.startswith("walltime:")]
 
 
 def test_a_queue_that_is_a_quality_of_service_alone_names_no_partition(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
     name = run_name(asked.name, loaded.files)
     request = Request(
         name=name,
+        name_is_given=bool(asked.name),
         run_dir=str(choose_path(cwd / Path(asked.output_dir).expanduser(), _as_directory(name), asked.run_id)),
         cwd=str(cwd),
         user=user_name(),

@@ -270,7 +270,8 @@ def _shown(value: Any) -> str:
         return ", ".join(map(_shown, value))
     if isinstance(value, dict) and "max_nodes" in value and "walltime" in value:
         limits = [show_walltime(value["walltime"]) if value["walltime"] else "", _node_hours(value.get("node_hours"))]
-        return f"{value.get('min_nodes', 1)}-{value['max_nodes']} nodes: {' and '.join(filter(None, limits))}"
+        least = f", {show_walltime(value['min_walltime'])} or more" if value.get("min_walltime") else ""
+        return f"{value.get('min_nodes', 1)}-{value['max_nodes']} nodes: {' and '.join(filter(None, limits))}{least}"
     if isinstance(value, dict) and "value" in value:
         many, few = value.get("min_nodes", 1), value.get("max_nodes")
         return value["value"] + (f" (from {many} nodes)" if many > 1 else "") + (f" (to {few})" if few else "")

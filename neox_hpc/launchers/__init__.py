@@ -37,6 +37,9 @@ MAPS_CORES = frozenset({"srun", "flux", "openmpi", "mpich", "pals", "impi", "mva
 GIVES_ONE_GPU = frozenset({"srun", "jsrun", "flux"})
 """They can show each rank one device only."""
 
+NEEDS_JOB_OF: dict[str, tuple[str, ...]] = {"srun": ("slurm",), "jsrun": ("lsf-csm", "lsf"), "flux": ("flux",)}
+"""They belong to their schedulers; the others start ranks in a job of any.  Source: srun(1), jsrun(1), flux-run(1)."""
+
 NOTES: dict[str, LauncherNote] = {"local": pernode.local_note}
 """What a reader of the argv would wonder about; most need no word."""
 
@@ -44,6 +47,7 @@ __all__ = [
     "GIVES_ONE_GPU",
     "LAUNCHERS",
     "MAPS_CORES",
+    "NEEDS_JOB_OF",
     "NOTES",
     "OWNED",
     "PER_NODE",

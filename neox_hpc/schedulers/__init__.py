@@ -1,7 +1,18 @@
 """The schedulers by name; a site file names one."""
 
 from neox_hpc.schedulers.flux import Flux
-from neox_hpc.schedulers.interface import After, Condition, EarlySignal, HostSource, JobState, JobStatus, Pattern, Scheduler, asked
+from neox_hpc.schedulers.interface import (
+    RUN_NAME,
+    After,
+    Condition,
+    EarlySignal,
+    HostSource,
+    JobState,
+    JobStatus,
+    Pattern,
+    Scheduler,
+    asked,
+)
 from neox_hpc.schedulers.local import Local
 from neox_hpc.schedulers.lsf import Lsf, LsfCsm
 from neox_hpc.schedulers.pbs import Pbs
@@ -17,6 +28,7 @@ SCHEDULERS: dict[str, Scheduler] = {
 }
 
 __all__ = [
+    "RUN_NAME",
     "SCHEDULERS",
     "After",
     "Condition",

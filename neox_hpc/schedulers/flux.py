@@ -99,7 +99,7 @@ class Flux:
     def directives(self, plan: Plan) -> tuple[str, ...]:
         """Whole nodes; long options in full, as Flux wants them."""
         asked = [
-            f"--job-name={plan.name}",
+            f"--job-name={plan.job_name}",
             plan.account and f"--setattr=bank={plan.account}",
             plan.queue and f"--queue={plan.queue}",
             f"--nodes={plan.nodes}",

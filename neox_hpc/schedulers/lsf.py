@@ -111,7 +111,7 @@ class Lsf:
     def directives(self, plan: Plan) -> tuple[str, ...]:
         """A slot is a core, so a node's ranks take their cores in slots."""
         asked = [
-            f"-J {plan.name}",
+            f"-J {plan.job_name}",
             plan.account and f"-P {plan.account}",
             plan.queue and f"-q {plan.queue}",
             *self.resources(plan),

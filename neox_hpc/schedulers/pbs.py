@@ -103,11 +103,11 @@ class Pbs:
         """No -V: the job inherits nothing; PBS starts it in the home directory, in a login shell of -S."""
         placed = any(re.match(r"-l\s*place=", text) for text in plan.directives)
         asked = [
-            f"-N {plan.name}",
+            f"-N {plan.job_name}",
             plan.account and f"-A {plan.account}",
             plan.queue and f"-q {plan.queue}",
             f"-l select={_select(plan)}",
-            not placed and "-l place=scatter",  # else PBS may put several chunks on one node
+            not placed and plan.counts == "nodes" and "-l place=scatter",  # else PBS may put several chunks on one node
             plan.walltime_s and f"-l walltime={_clock(plan.walltime_s)}",
             plan.after and f"-W depend={','.join(f'after{after.condition}:{after.job_id}' for after in plan.after)}",
             *plan.directives,

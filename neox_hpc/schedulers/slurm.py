@@ -67,9 +67,16 @@ _OWNED = {
     **dict.fromkeys(("--partition", "-p"), "--queue"),
     "--comment": "comment: in the configuration",
     **dict.fromkeys(("--nodes", "-N"), "--nodes"),
-    **dict.fromkeys(("--ntasks", "-n", "--ntasks-per-node"), "--nodes, and --site-set node.gpus or node.cpu_ranks"),
+    **dict.fromkeys(
+        ("--ntasks", "-n", "--ntasks-per-node", "--ntasks-per-gpu", "--ntasks-per-socket"),
+        "--nodes, and --site-set node.gpus or node.cpu_ranks",
+    ),
     **dict.fromkeys(("--cpus-per-task", "-c"), "--site-set node.cores"),
-    **dict.fromkeys(("--gpus", "-G", "--gpus-per-node"), "--site-set gpu_directive"),
+    **dict.fromkeys(
+        ("--gpus", "-G", "--gpus-per-node", "--gpus-per-task", "--gpus-per-socket", "--gres gpu", "--tres-per-task"),
+        "--site-set gpu_directive",
+    ),
+    "--gpu-bind": "--site-set gpus_visible",
     **dict.fromkeys(("--time", "-t"), "--time"),
     **dict.fromkeys(("--output", "-o", "--error", "-e", "--open-mode"), "--output-dir: all output goes to logs/job.out there"),
     **dict.fromkeys(("--requeue", "--no-requeue"), "--requeue"),
@@ -105,13 +112,16 @@ class Slurm:
     all_memory: str = "--mem=0"
 
     def options_of(self, directive: str) -> list[str]:
-        return long_options(directive)
+        """Of --gres (or a beginning of it) what it says counts: GPUs, or something that the plan knows nothing of."""
+        found = long_options(directive)
+        gpus = re.search(r"--gres?[= ](\S*,)?(gres[:/])?gpu\b", directive)
+        return ["--gres gpu" if name in ("--gre", "--gres") and gpus else name for name in found]
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
         gpus = plan.gpus_per_node
         gpu_directive = plan.site.gpu_directive if plan.site.gpu_directive is not None else "--gpus-per-node={gpus}"
         asked = [
-            f"--job-name={plan.name}",
+            f"--job-name={plan.job_name}",
             plan.account and f"--account={plan.account}",
             plan.queue and f"--partition={plan.queue}",
             plan.comment and f'--comment="{plan.comment}"',  # sbatch takes the quotes away
