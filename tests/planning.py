@@ -91,9 +91,8 @@ def slurm(*sets: str) -> Site:
 
 
 def scheduled(name: str, *sets: str) -> Site:
-    """The generic Slurm's nodes under another scheduler, with a launcher that works there."""
-    launcher = {"slurm": "srun", "lsf-csm": "jsrun", "flux": "flux"}.get(name, "openmpi")
-    return slurm(f"scheduler={name}", f"launcher={launcher}", *sets)
+    """The generic Slurm's nodes under another scheduler, with a launcher that starts ranks in a job of any."""
+    return slurm(f"scheduler={name}", "launcher=mpich", *sets)
 
 
 def wrongs(found: Planned, kind: str = "anywhere") -> Sequence[str]:

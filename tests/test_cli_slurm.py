@@ -237,7 +237,7 @@ def test_a_verdict_against_the_script_is_shown_in_slurms_words(desk: Desk) -> No
     desk.program("sbatch", "echo 'allocation failure: Requested time limit is invalid' >&2; exit 1")
     said = desk("submit", *SITE, "--test-only", "my.yml")
     assert said.code == 2 and "Requested time limit is invalid" in said.err
-    said = desk("submit", "-s", "slurm", "--site-set", "scheduler=pbs", *SITE[2:], "--test-only", "my.yml")
+    said = desk("submit", "-s", "slurm", "--site-set", "scheduler=pbs", "--site-set", "launcher=mpich", *SITE[2:], "--test-only", "my.yml")
     assert said.code == 2 and "--test-only: this scheduler has no command that tests a script" in said.err
 
 
@@ -276,7 +276,7 @@ def test_another_scheduler_takes_the_job_and_tells_how_it_stands(desk: Desk, nam
     submits, takes, asks, answer, call = OTHERS[name]
     desk.program(asks, f"echo '{answer}'")
     desk.program(submits, takes + (f"\n[ $1 != jobs ] || echo '{answer}'" if submits == asks else ""))
-    said = desk("submit", "-s", "slurm", "--site-set", f"scheduler={name}", *SITE[2:], "my.yml")
+    said = desk("submit", "-s", "slurm", "--site-set", f"scheduler={name}", "--site-set", "launcher=mpich", *SITE[2:], "my.yml")
     assert said.code == 0, said.err
     assert desk.calls[0] == call.replace("RUN", f"{desk.cwd}/runs/my")
     if name == "lsf":

@@ -77,7 +77,7 @@ def test_lsf_directives_of_a_plan() -> None:
         "-W 1:30",
         "-o /scratch/runs/small/logs/job.out",
         "-rn",
-        "-env none",
+        '-env "LANG, LOGNAME, PATH, SHELL, USER"',
     )
 
 
@@ -114,7 +114,7 @@ def test_slurm_asks_for_nothing_that_is_not_known() -> None:
 
 def test_the_others_ask_for_nothing_that_is_not_known() -> None:
     def bare(name: str) -> tuple[str, ...]:
-        where = scheduled(name, "node.gpus=0", "node.accelerator=null", "node.cores=null", "node.cpu_ranks=2", "software.python=/p")
+        where = site("slurm", f"scheduler={name}", "launcher=mpich", "node.gpus=0", "node.cpu_ranks=2", "software.python=/p")
         return SCHEDULERS[name].directives(plan(where, nodes=3))
 
     assert "-l select=3:mpiprocs=2" in bare("pbs")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from neox_hpc.schedulers.interface import (
+    LOGIN,
     NODE_NAMES,
     NOTHING,
     RUN_NAME,
@@ -42,9 +43,6 @@ STATES = {
     "TIMEOUT": JobState.TIMEOUT,
 }
 """States of active jobs and results of inactive ones: flux-jobs(1), JOB STATUS."""
-
-NEEDED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER")
-"""What of the submitting shell the job gets: what a login would have given it, and where the program flux is."""
 
 _ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+-")
 _PATH = Pattern(r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in --output braces are a pattern)")
@@ -97,7 +95,8 @@ class Flux:
         return [full[name] if name in said and re.search(said[name], directive) else name for name in found]
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
-        """Whole nodes; long options in full, as Flux wants them."""
+        """Whole nodes; long options in full, as Flux wants them.  The script's shell is a login shell: `module` is a function, and
+        no function comes along."""
         asked = [
             f"--job-name={plan.job_name}",
             plan.account and f"--setattr=bank={plan.account}",
@@ -111,7 +110,7 @@ class Flux:
             *plan.directives,
             f"--output={plan.run_dir}/logs/job.out",  # standard error goes there too
             "--env-remove=*",
-            *(f"--env={name}" for name in NEEDED),
+            *(f"--env={name}" for name in ("HOME", *LOGIN)),
         ]
         return tuple(text for text in asked if text)
 

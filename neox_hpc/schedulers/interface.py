@@ -236,6 +236,11 @@ class Scheduler(Protocol):
         ...
 
 
+LOGIN = ("LANG", "LOGNAME", "PATH", "SHELL", "USER")
+"""Variables of the submitting shell that a job may have: what a login would have given it, and where programs are.  HOME, which
+LSF sets itself, is each scheduler's own matter."""
+
+
 def asked(scheduler: Scheduler, plan: Plan) -> tuple[str, ...]:
     """The directives of a job, without those that the site's filter does not take; what site and user wrote themselves stays."""
     skipped = set(plan.site.skip_directives)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from neox_hpc.schedulers.interface import (
     JOB_NUMBER,
+    LOGIN,
     NOTHING,
     RUN_NAME,
     HostSource,
@@ -109,7 +110,11 @@ class Lsf:
         return found
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
-        """A slot is a core, so a node's ranks take their cores in slots."""
+        """A slot is a core, so a node's ranks take their cores in slots.
+
+        `-env none` would take PATH too, and with it jsrun and mpirun; LSF sets HOME on the node by itself (bsub -env).  The
+        script's shell is a login shell, for `module`.
+        """
         asked = [
             f"-J {plan.job_name}",
             plan.account and f"-P {plan.account}",
@@ -124,7 +129,7 @@ class Lsf:
             f"-o {plan.run_dir}/logs/job.out",  # appended to; standard error goes there too
             # A queue may run the script again after a node failure; whether that is worth its hours is not ours to guess.
             "-r" if plan.requeue else "-rn",
-            "-env none",
+            f'-env "{", ".join(LOGIN)}"',
         ]
         return tuple(text for text in asked if text)
 

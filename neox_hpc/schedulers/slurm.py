@@ -118,6 +118,8 @@ class Slurm:
         return ["--gres gpu" if name in ("--gre", "--gres") and gpus else name for name in found]
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
+        """--export=NONE: the job has what a login would have given it, exported functions too (sbatch(1): as by --get-user-env), so
+        the script's shell need not be a login shell."""
         gpus = plan.gpus_per_node
         gpu_directive = plan.site.gpu_directive if plan.site.gpu_directive is not None else "--gpus-per-node={gpus}"
         asked = [

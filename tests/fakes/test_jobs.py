@@ -29,8 +29,12 @@ pytestmark = pytest.mark.cluster
 CHECKOUT = Path(__file__).parents[2]
 PBS = ("qsub", "qstat", "qdel", "qsig")
 LSF = ("bsub", "bjobs", "bkill")
-SMALL = ("node.gpus=0", "node.accelerator=cpu", "node.cpu_ranks=2", "network.interface=eth0", "env.OMP_NUM_THREADS='1'")
-"""Of every site: nodes without GPUs, two ranks each, on hosts whose network is called eth0."""
+SMALL = (
+    *("node.gpus=0", "node.accelerator=cpu", "node.cpu_ranks=2", "network.interface=eth0", "env.OMP_NUM_THREADS='1'"),
+    "modules.load=[nothing]",
+)
+"""Of every site: nodes without GPUs, two ranks each, on hosts whose network is called eth0; a module, which the files of a login
+shell define, as they say where programs are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,7 @@ class Desk:
 
     def job(self, command: str, name: str, python: str = sys.executable) -> Said:
         """``neox-hpc submit`` or ``render`` of the tiny model."""
-        sets = (*SMALL, *self.pretended.sets, f"software.python={python}", f"modules.init={self.cwd / 'init.sh'}")
+        sets = (*SMALL, *self.pretended.sets, f"software.python={python}")
         words = [word for text in sets for word in ("--site-set", text)]
         return self(
             command, "--site", self.pretended.site, *words, "--nodes", "2", "--name", name, *self.pretended.options, "tiny.yml"
@@ -137,7 +141,8 @@ def desk(pretended: Pretended, hosts: Hosts, cwd: Path) -> Desk:
             f"10.77.0.{10 + number} {name}{where.policy.get('domain', '.none')}\n" for number, name in enumerate(names, 1)
         )
     (cwd / "home").mkdir()
-    (cwd / "init.sh").write_text(f"PATH={shlex.quote(str(cwd / 'bin'))}:$PATH\nmodule() {{ :; }}\n")
+    login = f"PATH={shlex.quote(str(cwd / 'bin'))}:$PATH\nmodule() {{ echo \"$*\" >>{shlex.quote(str(cwd / 'modules'))}; }}\n"
+    (cwd / "home/.bash_profile").write_text(login)
     write_tokens(cwd)
     keys = KEYS | {"data_path": "text", "split": "9,1,0", "train_iters": 3, "save": None, "checkpoint_factor": None}
     (cwd / "tiny.yml").write_text(yaml.safe_dump(keys))
@@ -182,6 +187,7 @@ def test_four_ranks_on_two_hosts_train_what_one_trains(queued: Desk, reference: 
     followed = queued("logs", "-f", "tiny", timeout_s=180)
     assert queued.state("tiny") == "done", followed
     assert losses(queued.cwd / "runs/tiny") == pytest.approx(reference, rel=1e-5)
+    assert (queued.cwd / "modules").read_text() == "load nothing\n"
     assert [(rank["rank"], rank["host"]) for rank in queued.placed()] == [(0, "node1"), (1, "node1"), (2, "node2"), (3, "node2")]
 
 
@@ -223,7 +229,7 @@ def test_a_script_started_by_hand_trains_the_same(three_hosts: Hosts, tmp_path: 
     rendered = here.job("render", "tiny")
     assert rendered.code == 0, rendered
     environ = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]"}
-    done = here.on("node1", ["bash", "runs/tiny/job.sh"], environ=environ, timeout_s=180)
+    done = here.on("node1", ["bash", "-l", "runs/tiny/job.sh"], environ=environ, timeout_s=180)  # Slurm gives what a login does
     assert done.code == 0, done
     assert losses(here.cwd / "runs/tiny") == pytest.approx(reference, rel=1e-5)
     assert [(rank["rank"], rank["host"]) for rank in here.placed()] == [(0, "node1"), (1, "node1"), (2, "node2"), (3, "node2")]

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/bin/bash -l
 # small on aurora: 768 ranks, 12 a node = tensor 1 x pipe 1 x data 768, 3072 sequences a step. Written by neox-hpc.
 #PBS -N small
 #PBS -A lab42

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/bin/bash -l
 # small on flux: 4 ranks, 4 a node = tensor 1 x pipe 1 x data 4, 16 sequences a step. Written by neox-hpc.
 #flux: --job-name=small
 #flux: --setattr=bank=lab42

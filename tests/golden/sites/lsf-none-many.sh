@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/bin/bash -l
 # small on lsf: 256 ranks, 4 a node = tensor 1 x pipe 1 x data 256, 1024 sequences a step. Written by neox-hpc.
 #BSUB -J small
 #BSUB -P lab42
@@ -7,7 +7,7 @@
 #BSUB -gpu "num=4"
 #BSUB -o /scratch/runs/small/logs/job.out
 #BSUB -rn
-#BSUB -env none
+#BSUB -env "LANG, LOGNAME, PATH, SHELL, USER"
 
 run=/scratch/runs/small
 
@@ -23,8 +23,6 @@ export NEOX_HPC_ATTEMPT_DIR="$run/logs/$attempt"
 mkdir "$NEOX_HPC_ATTEMPT_DIR" || die "cannot write to $run/logs"
 status=1 # until the training's own is known
 trap 'echo "exit_status=$status" >"$NEOX_HPC_ATTEMPT_DIR/outcome"' EXIT
-
-export PATH # -env none leaves it to this shell, which would keep it from its children
 
 export OMP_NUM_THREADS=16
 export PYTHONDONTWRITEBYTECODE=1 # code/ stays what the receipt's hash says

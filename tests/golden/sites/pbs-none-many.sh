@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/bin/bash -l
 # small on pbs: 256 ranks, 4 a node = tensor 1 x pipe 1 x data 256, 1024 sequences a step. Written by neox-hpc.
 #PBS -N small
 #PBS -A lab42

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/bin/bash -l
 # small on sophia: 64 ranks, 8 a node = tensor 1 x pipe 1 x data 64, 256 sequences a step. Written by neox-hpc.
 #PBS -N small
 #PBS -A lab42
