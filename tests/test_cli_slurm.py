@@ -237,7 +237,9 @@ def test_a_verdict_against_the_script_is_shown_in_slurms_words(desk: Desk) -> No
     desk.program("sbatch", "echo 'allocation failure: Requested time limit is invalid' >&2; exit 1")
     said = desk("submit", *SITE, "--test-only", "my.yml")
     assert said.code == 2 and "Requested time limit is invalid" in said.err
-    said = desk("submit", "-s", "slurm", "--site-set", "scheduler=pbs", "--site-set", "launcher=mpich", *SITE[2:], "--test-only", "my.yml")
+    said = desk(
+        "submit", "-s", "slurm", "--site-set", "scheduler=pbs", "--site-set", "launcher=mpich", *SITE[2:], "--test-only", "my.yml"
+    )
     assert said.code == 2 and "--test-only: this scheduler has no command that tests a script" in said.err
 
 

@@ -222,10 +222,36 @@ def test_a_given_file_is_checked_and_printed(desk: Desk) -> None:
     assert desk("hostfile", "--file", "absent").code == 2
 
 
+def outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DLTS_HOSTFILE", *(name for names in INSIDE.values() for name in names)):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_outside_a_job_the_variables_file_is_read_then_the_sites(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside(monkeypatch)
+    (desk.cwd / "hosts").write_text(TWO)
+    (desk.cwd / "own").write_text("n9 slots=9\n")
+    (desk.cwd / "mine.yml").write_text(f"extends: pods\nhostfile: {desk.cwd}/own\n")
+    assert desk("hostfile", "--site", "./mine.yml").out == "n9 slots=9\n"
+    monkeypatch.setenv("DLTS_HOSTFILE", str(desk.cwd / "hosts"))
+    for words in ((), ("--site", "./mine.yml"), ("--site", "slurm")):
+        assert desk("hostfile", *words).out == "n1 slots=2\nn2 slots=4\n"
+    monkeypatch.setenv("PBS_NODEFILE", str(desk.cwd / "nodes"))
+    (desk.cwd / "nodes").write_text("n3\n")
+    assert desk("hostfile", "--slots", "4").out == "n3 slots=4\n"  # inside a job its scheduler knows
+
+
+def test_slots_beside_a_file_that_says_them_are_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside(monkeypatch)
+    (desk.cwd / "hosts").write_text(TWO)
+    said = desk("hostfile", "--slots", "4", "--file", "hosts")
+    assert (said.code, said.out) == (2, "") and "--slots: hosts says how many slots each host has" in said.err
+    monkeypatch.setenv("DLTS_HOSTFILE", str(desk.cwd / "hosts"))
+    assert desk("hostfile", "--slots", "4").code == 2
+
+
 def test_outside_a_job_there_is_nothing_to_print(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    for names in INSIDE.values():
-        for name in names:
-            monkeypatch.delenv(name, raising=False)
+    outside(monkeypatch)
     said = desk("hostfile", "--slots", "4")
     assert said.code == 2 and "this is no job of any scheduler" in said.err and "--file" in said.err
 

@@ -23,7 +23,7 @@ from neox_hpc.site_files import load_site
 @click.option("--slots", type=click.IntRange(min=1), help="Ranks of a node; default: the site's.")
 @click.option("--file", type=click.Path(path_type=Path), help="Check a hostfile, and print its hosts.")
 def hostfile(name: str | None, slots: int | None, file: Path | None) -> None:
-    """Print NAME slots=N for every host of the job that this runs in.
+    """Print NAME slots=N for every host of the job that this runs in; outside of one, of the file DLTS_HOSTFILE, or the site's.
 
     The job's own script writes the same to logs/ATTEMPT/hostfile; this is for other programs, in an allocation or a pod.
 
@@ -34,9 +34,24 @@ def hostfile(name: str | None, slots: int | None, file: Path | None) -> None:
       neox-hpc hostfile --file /job/hostfile
     """
     site = load_site(name) if name is not None else None
-    given = file or (Path(os.environ.get("DLTS_HOSTFILE") or site.hostfile) if site is not None and site.hostfile else None)
-    for host, number in _of_file(given) if given is not None else _of_job(site, slots):
+    job = _names(site) if file is None else None
+    given = file or (_file(site) if job is None else None)
+    if given is not None and slots is not None:
+        raise UserError(Problem("--slots", f"{given} says how many slots each host has", "remove it, or correct the file"))
+    for host, number in _of_file(given) if given is not None else _of_job(site, job, slots):
         click.echo(f"{host} slots={number}")
+
+
+def _names(site: Site | None) -> list[str] | None:
+    """The hosts of the job that this runs in: of the site's scheduler, or of any."""
+    asked = [SCHEDULERS[site.scheduler]] if site is not None else SCHEDULERS.values()
+    return next((names for scheduler in asked if (names := read_hosts(scheduler, os.environ)) is not None), None)
+
+
+def _file(site: Site | None) -> Path | None:
+    """Outside of a job: where GPT-NeoX looks for hosts, else the site's own file."""
+    named = os.environ.get("DLTS_HOSTFILE") or (site.hostfile if site is not None else None)
+    return Path(named) if named else None
 
 
 def _of_file(path: Path) -> list[tuple[str, int]]:
@@ -49,12 +64,11 @@ def _of_file(path: Path) -> list[tuple[str, int]]:
     return [(host.name, host.slots) for host in found.hosts]
 
 
-def _of_job(site: Site | None, slots: int | None) -> list[tuple[str, int]]:
-    asked = [SCHEDULERS[site.scheduler]] if site is not None else SCHEDULERS.values()
-    hosts = next((names for scheduler in asked if (names := read_hosts(scheduler, os.environ)) is not None), None)
+def _of_job(site: Site | None, hosts: list[str] | None, slots: int | None) -> list[tuple[str, int]]:
     if hosts is None:
         where = site.scheduler if site is not None else "any scheduler"
-        raise UserError(Problem("hostfile", f"this is no job of {where}", "run it inside an allocation, or give --file"))
+        fix = "run it inside an allocation, or name a file: --file, DLTS_HOSTFILE"
+        raise UserError(Problem("hostfile", f"this is no job of {where}", fix))
     ranks = slots or (site.node.ranks if site is not None else None)
     if ranks is None:
         raise UserError(Problem("--slots", "how many ranks a node runs is not known", "write --slots N, or --site NAME"))

@@ -100,8 +100,8 @@ class Pbs:
         return found
 
     def directives(self, plan: Plan) -> tuple[str, ...]:
-        """No -V: the job inherits nothing; PBS starts it in the home directory, in a login shell of -S.  That one runs the script as
-        a program, and functions of its own do not reach it: for `module` the script's shell is a login shell too."""
+        """No -V: the job inherits nothing; PBS starts it in the home directory, in a login shell of -S.  That one runs the script
+        as a program, which its functions do not reach: for `module` the script's shell is a login shell too."""
         placed = any(re.match(r"-l\s*place=", text) for text in plan.directives)
         asked = [
             f"-N {plan.job_name}",

@@ -141,7 +141,7 @@ def desk(pretended: Pretended, hosts: Hosts, cwd: Path) -> Desk:
             f"10.77.0.{10 + number} {name}{where.policy.get('domain', '.none')}\n" for number, name in enumerate(names, 1)
         )
     (cwd / "home").mkdir()
-    login = f"PATH={shlex.quote(str(cwd / 'bin'))}:$PATH\nmodule() {{ echo \"$*\" >>{shlex.quote(str(cwd / 'modules'))}; }}\n"
+    login = f'PATH={shlex.quote(str(cwd / "bin"))}:$PATH\nmodule() {{ echo "$*" >>{shlex.quote(str(cwd / "modules"))}; }}\n'
     (cwd / "home/.bash_profile").write_text(login)
     write_tokens(cwd)
     keys = KEYS | {"data_path": "text", "split": "9,1,0", "train_iters": 3, "save": None, "checkpoint_factor": None}
