@@ -141,13 +141,16 @@ BINDING = ("node.cores=4", 'node.cpu_masks=["2-3", "0-1"]')
 
 @pytest.mark.parametrize("name", sorted(set(LAUNCHERS) - {"local"}))
 def test_every_launcher_gets_the_argv_that_its_function_gives_for_the_files_of_the_job(stage: Stage, name: str) -> None:
-    job = slurm_job(stage, f"launcher={name}", *BINDING, "launcher_args=[\"--verbose 'a b'\"]")
+    """Hosts of a hostfile: with those any of them works."""
+    (stage.root / "hosts").write_text("n1 slots=2\nn2 slots=2\n")
+    hosts = ("scheduler=local", f"hostfile={stage.root / 'hosts'}")
+    job = slurm_job(stage, *hosts, f"launcher={name}", *BINDING, "launcher_args=[\"--verbose 'a b'\"]")
     stage.program(LAUNCHERS[name](job.step)[0])
     status, output = stage.finish(job)
     assert status == 0, output
     logs = stage.run / "logs" / "1"
     files = {"hostfile": str(logs / "hostfile"), "nodefile": str(logs / "nodefile"), "rankfile": str(logs / "rankfile")}
-    here = {"master_addr": "n1", "master_port": "13456", "module_args": (str(stage.run / "run.json"),)}
+    here = {"master_addr": "n1", "master_port": stage.env()["MASTER_PORT"], "module_args": (str(stage.run / "run.json"),)}
     expected = LAUNCHERS[name](dataclasses.replace(job.step, **files, **({} if name == "pdsh" else here)))
     if name == "pdsh":  # the shells of the nodes know the rest by themselves
         expected = [expand(word, node_sh=f"'{logs / 'node.sh'}'") if isinstance(word, Shell) else word for word in expected]
