@@ -10,13 +10,20 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.hosts import Hosts
-from tests.fakes.test_jobs import BARE, QUEUED, SMALL, Desk, desk, losses, reference
+from tests.fakes.test_jobs import BY_HAND, QUEUED, SMALL, Desk, Pretended, desk, losses, reference
 
 pytestmark = [pytest.mark.cluster, pytest.mark.full]
 __all__ = ["reference"]
 
 CHECKOUT = str(Path(__file__).parents[2])
-PRETENDED = {"pals": QUEUED["pals"], "jsrun": QUEUED["jsrun"], "flux": QUEUED["flux"], **BARE}
+PRETENDED = {
+    **{name: QUEUED[name] for name in ("pals", "jsrun", "flux")},
+    "srun": BY_HAND,
+    **{
+        name: Pretended(site="mpi", shape="cluster", programs=(name,), sets=(f"launcher={name}", "node.cores=32"))
+        for name in ("impi", "mvapich")
+    },
+}
 
 
 def job_of(launcher: str, here: Desk) -> tuple[str, Mapping[str, str], list[str]]:
@@ -30,6 +37,7 @@ def job_of(launcher: str, here: Desk) -> tuple[str, Mapping[str, str], list[str]
         "flux": ("node1", {"FLUX_URI": f"local://{here.cwd / 'instance'}"}),
         "srun": ("node1", {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]"}),
     }
+    (here.cwd / "hosts").write_text("node1 slots=2\nnode2 slots=2\n")
     if launcher not in jobs:
         return "node1", {}, ["-H", "hosts", "--launcher", launcher, "--no_ssh_check"]
     return (*jobs[launcher], [])
