@@ -10,14 +10,19 @@ import pytest
 import yaml
 
 from neox_hpc.checks import check_arguments
+from neox_hpc.containers import CONTAINERS
 from neox_hpc.errors import UserError
+from neox_hpc.launchers import LAUNCHERS
 from neox_hpc.launchers.srun import core_mask
+from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.share import share
 from neox_hpc.site import EnvValue, NodeBin, read_walltime, show_walltime
 from neox_hpc.site_facts import check_site, check_sources
 from neox_hpc.site_files import file_schema, list_sites, load_site
-from neox_hpc.site_table import PAGE_COMMAND, page
+from neox_hpc.site_table import PAGE_COMMAND, VERIFIED, page
+from tests.cluster import test_launchers as real
 from tests.desk import Desk, desk
+from tests.fakes import program as pretended
 from tests.planning import SLURM_FACTS
 from tests.test_architecture import GENERIC_SITES as GENERIC
 
@@ -134,8 +139,17 @@ def test_the_page_of_sites_is_up_to_date() -> None:
 
 def test_the_page_has_a_line_for_every_machine_and_says_what_is_not_known() -> None:
     text = page([load_site(path) for path in SHIPPED.values()])
-    assert re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE) == list(SHIPPED)
+    assert re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE) == [*SHIPPED, *SHIPPED]  # what it is, and what was verified
     assert "- `slurm`: max_nodes, node.gpus, node.cores" in text
+
+
+def test_the_page_says_of_every_program_how_far_its_tests_go() -> None:
+    assert set(VERIFIED) == {*SCHEDULERS, *LAUNCHERS, *CONTAINERS}
+
+
+def test_what_is_called_run_is_a_real_program_of_the_tests_and_what_is_called_pretended_has_a_stand_in() -> None:
+    said = {how: {name for name in LAUNCHERS if VERIFIED[name] == how} for how in VERIFIED.values()}
+    assert said == {"run": {*real.LAUNCHERS, "srun", "local"}, "pretended": set(pretended.LAUNCHERS) - {"srun"}, "rendered": set()}
 
 
 def test_what_a_profile_lacks_is_named(tmp_path: Path) -> None:
