@@ -101,3 +101,23 @@ def test_a_gpu_a_core_a_node_or_a_minute_too_many_is_refused(pretended: tuple[Si
             assert times == 1
             status, said = judge(cluster, tmp_path, changed)
             assert status != 0 and "allocation failure" in said, f"{option}{value}: {said}"
+
+
+@pytest.mark.full
+def test_ranks_own_every_thread_of_nodes_whose_threads_slurm_counts(tmp_path: Path) -> None:
+    """The masks of their cores need that: srun(1) has mask_cpu for jobs with the entire node only."""
+    if reason := obstacle():
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, and {reason}")
+        pytest.skip(reason)
+    site = load_site("perlmutter", ("software.python=/sw/env/bin/python",))
+    threads = "CPUs=128 Sockets=1 CoresPerSocket=64 ThreadsPerCore=2 Gres=gpu:4 Feature=gpu RealMemory=262144"
+    lines = [
+        *("GresTypes=gpu", "ResumeProgram=/bin/true", "SuspendProgram=/bin/true", "SuspendTime=60"),
+        f"NodeName=node[1-2] {threads} State=CLOUD",
+        "PartitionName=gpu Nodes=ALL Default=YES MaxTime=1:00:00",
+    ]
+    script = render_script(plan_shipped(site, "125M", account="lab_g", nodes=2, walltime_s=600))
+    with running_slurm(nodes=0, shape="\n".join(lines) + "\n") as cluster:
+        status, said = judge(cluster, tmp_path, script)
+        assert (status, "using 256 processors" in said) == (0, True), said
