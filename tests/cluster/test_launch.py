@@ -79,6 +79,7 @@ def test_a_host_that_cannot_be_reached_is_named_before_anything_starts(pods: Pod
     assert not (pods.cwd / "runs/gone").exists()
 
 
+@pytest.mark.full
 def test_inside_a_job_of_slurm_its_nodes_train(user: User, hosts: Hosts, reference: list[float]) -> None:
     sets = ("node.gpus=0", "node.cpu_ranks=2", "node.cores=1", "network.interface=eth0")
     facts = " ".join(f"--site-set {text}" for text in sets)

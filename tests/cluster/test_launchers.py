@@ -104,7 +104,11 @@ class Pods:
         return str(path)
 
 
-@pytest.fixture(scope="module", params=LAUNCHERS)
+IN_EVERY_RUN = [name if name != "mpich" else pytest.param(name, marks=pytest.mark.full) for name in LAUNCHERS]
+"""Two are enough for that: one that starts ranks and one that starts nodes."""
+
+
+@pytest.fixture(scope="module", params=IN_EVERY_RUN)
 def pods(request: pytest.FixtureRequest, hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Pods:
     real = LAUNCHERS[request.param]
     program = shutil.which(real.program, path=SYSTEM_PATH)
@@ -181,7 +185,9 @@ def test_a_signal_to_the_job_ends_the_ranks_on_all_hosts(pods: Pods) -> None:
     wait_until(lambda: left_over(pods, "sleeper.seen") == [], "all ranks have ended")
 
 
-@pytest.mark.parametrize("pods", ["openmpi", "mpich"], indirect=True)  # where ranks are started per node, the plan refuses it
+@pytest.mark.parametrize(
+    "pods", ["openmpi", pytest.param("mpich", marks=pytest.mark.full)], indirect=True
+)  # where ranks are started per node, the plan refuses it
 def test_a_signal_before_the_end_reaches_every_rank(pods: Pods) -> None:
     lines = """
 trap 'echo $rank has heard; exit 0' USR1

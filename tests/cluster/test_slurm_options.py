@@ -29,6 +29,7 @@ def test_slurms_own_verdict_is_shown_and_nothing_is_queued(user: User, slurm: Sl
     assert not (user.cwd / "runs" / "judged").exists() and "judged" not in slurm.ask("squeue", "--noheader", "--format=%j")
 
 
+@pytest.mark.full
 def test_a_job_waits_for_another_and_for_its_failure(user: User) -> None:
     go = user.cwd / "go"
     waits = stand_in(user, "python-waits", f"until [ -e {go} ]; do sleep 0.1; done")

@@ -149,7 +149,11 @@ def desk(pretended: Pretended, hosts: Hosts, cwd: Path) -> Desk:
     return Desk(pretended=pretended, hosts=hosts, machine=where, cwd=cwd)
 
 
-@pytest.fixture(scope="module", params=QUEUED)
+IN_EVERY_RUN = [name if name in ("pals", "jsrun", "flux") else pytest.param(name, marks=pytest.mark.full) for name in QUEUED]
+"""A queue each."""
+
+
+@pytest.fixture(scope="module", params=IN_EVERY_RUN)
 def queued(request: pytest.FixtureRequest, three_hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return desk(QUEUED[request.param], three_hosts, tmp_path_factory.mktemp(request.param))
 
@@ -198,6 +202,7 @@ while :; do sleep 0.2; done
 """
 
 
+@pytest.mark.full
 def test_a_job_waits_runs_hears_a_signal_and_leaves_no_rank_when_it_is_cancelled(queued: Desk) -> None:
     seen, told = queued.cwd / "seen", queued.cwd / "told"
     for folder in (seen, told):
@@ -224,6 +229,7 @@ def test_a_job_waits_runs_hears_a_signal_and_leaves_no_rank_when_it_is_cancelled
     wait_until(lambda: queued.on("node3", ["sh", "-c", f"kill -0 {pids}"], environ={}).code != 0, "the ranks are gone")
 
 
+@pytest.mark.full
 def test_a_script_started_by_hand_trains_the_same(three_hosts: Hosts, tmp_path: Path, reference: list[float]) -> None:
     here = desk(BY_HAND, three_hosts, tmp_path)
     rendered = here.job("render", "tiny")
