@@ -176,6 +176,12 @@ def test_sites_check_says_what_it_found(desk: Desk) -> None:
     assert set(desk("sites", "check", "--json").facts) == set(SHIPPED)
 
 
+def test_sites_check_finds_a_launcher_that_belongs_to_another_scheduler(desk: Desk) -> None:
+    (desk.cwd / "mine.yml").write_text("extends: pbs\nlauncher: srun\n")
+    said = desk("sites", "check", "./mine.yml")
+    assert said.code == 2 and "launcher: srun starts ranks in a job of slurm only" in said.err
+
+
 def test_sites_check_finds_the_arguments_that_a_job_would_be_refused_for(desk: Desk) -> None:
     (desk.cwd / "x.yml").write_text(
         "extends: slurm\ndirectives: [--nodes=2]\nlauncher_args: [--ntasks=4]\nqueues: {a: {directives: [--time=1]}}\n"

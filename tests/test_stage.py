@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from neox_hpc.errors import UserError
-from neox_hpc.launchers import LAUNCHERS
+from neox_hpc.launchers import LAUNCHERS, NEEDS_JOB_OF
 from neox_hpc.plan import Plan
 from neox_hpc.probe import Facts
 from neox_hpc.render import render_script
@@ -56,7 +56,8 @@ def test_slurm_broadcasts_and_the_others_copy_on_every_node() -> None:
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_launcher_copies_once_a_node_and_knows_the_words_there(launcher: str) -> None:
-    where = site(*SLURM, *ALL, *(() if launcher == "srun" else (f"launcher={launcher}",)))
+    scheduler = NEEDS_JOB_OF.get(launcher, ("slurm",))[0]
+    where = site(*SLURM, *ALL, f"scheduler={scheduler}", f"launcher={launcher}")
     where = where if launcher != "local" else site("local", "container.runtime=apptainer", *ALL)
     job = plan(where, container="/x.sif", nodes=1 if launcher == "local" else 3)
     text = render_script(job).replace(" \\\n ", "")
