@@ -388,7 +388,7 @@ def test_a_failed_rank_makes_a_failed_job_though_the_others_died_of_a_signal(sta
     assert stage.finish(slurm_job(stage), behave="exit 143")[0] == 143
 
 
-@pytest.mark.parametrize(("sent", "arrives"), [("TERM", "TERM"), ("INT", "TERM"), ("USR1", "USR1")])
+@pytest.mark.parametrize(("sent", "arrives"), [("TERM", "TERM"), ("INT", "TERM"), ("USR2", "TERM"), ("USR1", "USR1")])
 def test_a_signal_goes_on_to_the_launcher_and_its_status_comes_back(stage: Stage, sent: str, arrives: str) -> None:
     behave = f"""
 trap 'echo got {arrives}; kill $sleeper; exit 42' {arrives}

@@ -74,11 +74,11 @@ cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and
 echo "neox-hpc: attempt $attempt, $nodes x 12 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 export WORLD_SIZE=12 # PALS tells a rank its number; how many there are it tells only with Cray's own PMI
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
-# starts in the background ignores INT.
+# starts in the background ignores INT. USR2 is what LSF sends at the time limit.
 signal=''
 told=''
 launcher=''
-trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
+trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT USR2
 trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 mpiexec -n 12 --ppn 12 --hostfile "$nodefile" --cpu-bind \
   list:1-8:9-16:17-24:25-32:33-40:41-48:53-60:61-68:69-76:77-84:85-92:93-100 --envall --label --line-buffer \

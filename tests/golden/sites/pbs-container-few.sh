@@ -63,11 +63,11 @@ export MASTER_ADDR MASTER_PORT
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
 echo "neox-hpc: attempt $attempt, $nodes x 4 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
-# starts in the background ignores INT.
+# starts in the background ignores INT. USR2 is what LSF sends at the time limit.
 signal=''
 told=''
 launcher=''
-trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
+trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT USR2
 trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 mpirun -n 4 --hostfile "$hostfile" --map-by ppr:4:node:PE=16 --bind-to core --tag-output -x OMP_NUM_THREADS -x \
   PYTHONNOUSERSITE -x PYTHONPATH -x APPTAINER_NO_EVAL -x MASTER_ADDR -x MASTER_PORT -x NEOX_HPC_ATTEMPT_DIR -x \

@@ -116,11 +116,11 @@ NODE
 ) || die "cannot write $node_sh"
 node_sh=$(quoted "$node_sh" | sed "s/%/%%/g") # pdsh reads %n and the like
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
-# starts in the background ignores INT.
+# starts in the background ignores INT. USR2 is what LSF sends at the time limit.
 signal=''
 told=''
 launcher=''
-trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
+trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT USR2
 trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 pdsh -R ssh -S -b -f 64 -w "^$nodefile" sh "$node_sh" ranks /opt/env/bin/python -u -m \
   deepspeed.launcher.launch "'\"--world_info=\$world_info\"'" --master_addr "'\"\$MASTER_ADDR\"'" \

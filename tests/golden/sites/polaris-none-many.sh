@@ -73,11 +73,11 @@ cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and
 echo "neox-hpc: attempt $attempt, $nodes x 4 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 export WORLD_SIZE=256 # PALS tells a rank its number; how many there are it tells only with Cray's own PMI
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
-# starts in the background ignores INT.
+# starts in the background ignores INT. USR2 is what LSF sends at the time limit.
 signal=''
 told=''
 launcher=''
-trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
+trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT USR2
 trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 mpiexec -n 256 --ppn 4 --hostfile "$nodefile" --cpu-bind list:24-31:16-23:8-15:0-7 --envall --label \
   --line-buffer /opt/env/bin/python -u -m model.train "$run/run.json" &

@@ -67,11 +67,11 @@ export MASTER_ADDR MASTER_PORT
 cd "$run/code" || die "there is no $run/code" # where the ranks find model/, and no other
 echo "neox-hpc: attempt $attempt, $nodes x 6 ranks, rendezvous $MASTER_ADDR:$MASTER_PORT, $(date)"
 # The launcher runs in the background because a shell that waits runs its traps at once. INT goes on as TERM: what a script
-# starts in the background ignores INT.
+# starts in the background ignores INT. USR2 is what LSF sends at the time limit.
 signal=''
 told=''
 launcher=''
-trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT
+trap 'signal=TERM told=", after a signal to stop" && [ -n "$launcher" ] && kill -s TERM "$launcher"' TERM INT USR2
 trap 'signal=USR1 && [ -n "$launcher" ] && kill -s USR1 "$launcher"' USR1
 jsrun --nrs=1 --rs_per_host=1 --tasks_per_rs=6 --cpu_per_rs=42 --gpu_per_rs=6 --bind=packed:7 \
   --launch_distribution=packed --latency_priority=gpu-cpu --stdio_mode=prepended --exit_on_error=1 \
