@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.ranks import RankPool
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a script would hand on that INT is ignored
 
 
 @pytest.fixture(scope="session")

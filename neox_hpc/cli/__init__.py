@@ -121,5 +121,6 @@ def run_command_line(argv: list[str]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         click.echo(f"output: {error.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of it would fail once more when Python ends, with status 120
         return 1
     return outcome if isinstance(outcome, int) else 0
