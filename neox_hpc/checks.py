@@ -153,6 +153,7 @@ def _owned(scheduler: Scheduler, option: str) -> str | None:
 
 
 def check_account(loaded: Loaded, site: Site, account: Account) -> Iterator[Problem]:
+    """Who pays: a name that is one, that the scheduler can carry, and that looks as the site's do."""
     scheduler, comment = SCHEDULERS[site.scheduler], loaded.config.launch.comment
     if account.name == MISSING_ACCOUNT:
         yield Problem(account.place, f"{MISSING_ACCOUNT} is no account: it stands for one that is not given", _ACCOUNT_FIX)
@@ -260,6 +261,7 @@ def _memory_fix(config: RunConfig, memory: Memory) -> str:
 
 
 def check_inputs(loaded: Loaded, request: Request, facts: Facts) -> Iterator[Problem]:
+    """Training data is named, and no file that can be seen from here is absent."""
     data = loaded.config.data
     if data.data_path is None and data.train_data_paths is None:
         fix = "write data_path: PREFIX (of PREFIX.bin and PREFIX.idx) or train_data_paths: [PREFIX, …]"

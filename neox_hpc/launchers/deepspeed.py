@@ -151,10 +151,6 @@ def environment_files() -> list[str]:
     return [os.path.join(path, runner.DEEPSPEED_ENVIRONMENT_NAME) for path in runner.DEEPSPEED_ENVIRONMENT_PATHS]
 
 
-def default_hostfile() -> str:
-    return str(runner.DLTS_HOSTFILE)
-
-
 def make_runner(launcher: str, step: Step, args: Namespace, active: Active, pool: Mapping[str, int]) -> Any:
     """The runner of a launcher."""
     return runner_of(launcher, step)(args, world_info(active), dict(pool))
