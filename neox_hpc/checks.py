@@ -6,6 +6,7 @@ Changes when something more can be found before a job is queued.
 from __future__ import annotations
 
 import difflib
+import os.path
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -111,6 +112,7 @@ def check_directives(site: Site, request: Request, queue: str | None) -> Iterato
 def _check_options(site: Site, request: Request, scheduler: Scheduler) -> Iterator[Problem]:
     given = {
         "--after": bool(request.after),
+        "--array": request.array is not None,
         "--exclude": request.exclude is not None,
         "--signal": request.early_signal is not None,
         "--requeue": request.requeue,
@@ -132,6 +134,18 @@ def _check_options(site: Site, request: Request, scheduler: Scheduler) -> Iterat
     elif site.launcher in PER_NODE and request.early_signal.signal == "USR1":
         wrong = f"USR1 ends what {site.launcher} starts on a node, and does not reach the ranks"
         yield Problem("--signal", wrong, "remove it, or choose a launcher that starts ranks: --site-set launcher=NAME")
+
+
+def check_chain(loaded: Loaded, request: Request) -> Iterator[Problem]:
+    """A chain of jobs goes on from checkpoints."""
+    keys = loaded.config.checkpoints
+    if request.array is None or (keys.save is not None and (not os.path.isabs(keys.save) or keys.save == keys.load)):
+        return
+    if keys.save is None:
+        yield Problem("--array", "no save is given, so every task would train from the beginning", "write save: checkpoints")
+    else:
+        wrong = f"save: {keys.save} is not the run's own, so every task would train from the beginning"
+        yield Problem("--array", wrong, f"write load: {keys.save} too, or save: checkpoints, which lies in the run directory")
 
 
 def _check_directive(site: Site, scheduler: Scheduler, where: str, text: str) -> Iterator[Problem]:

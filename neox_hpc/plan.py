@@ -11,6 +11,7 @@ from typing import Literal
 from neox_hpc.checks import (
     MISSING_ACCOUNT,
     check_account,
+    check_chain,
     check_devices,
     check_directives,
     check_hosts,
@@ -43,7 +44,7 @@ from neox_hpc.outline import Outline, make_outline
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
 from neox_hpc.run_paths import with_absolute_paths
-from neox_hpc.schedulers import SCHEDULERS, After, EarlySignal
+from neox_hpc.schedulers import SCHEDULERS, After, Chain, EarlySignal
 from neox_hpc.settings import Loaded
 from neox_hpc.site import EnvValue, Site
 from neox_hpc.software import Software, choose_software
@@ -76,6 +77,7 @@ class Plan:
     directives: tuple[str, ...]
     """The site's own, the queue's and the command line's."""
     after: tuple[After, ...]
+    array: Chain | None
     exclude: str | None
     early_signal: EarlySignal | None
     requeue: bool
@@ -124,7 +126,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     account = choose_account(loaded, site, request)
     problems = [*check_words(site, request), *check_account(loaded, site, account)]
     problems += [*check_inputs(loaded, request, facts), *check_software(site, request, facts), *check_devices(loaded, site)]
-    problems += [*check_launcher(loaded, site, request), *check_image_arch(site, request, facts)]
+    problems += [*check_launcher(loaded, site, request), *check_image_arch(site, request, facts), *check_chain(loaded, request)]
     problems += [Problem(loaded.where(p.key), p.wrong, p.fix, "untrained") for p in loaded.config.untrained()]
     vocab = facts.vocab_size or published_vocabulary(loaded.config)
     ranks = site.node.ranks
@@ -251,6 +253,7 @@ def _assemble(
             *request.directives,
         ),
         after=request.after,
+        array=request.array,
         exclude=request.exclude,
         early_signal=request.early_signal,
         requeue=request.requeue,

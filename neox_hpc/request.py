@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
-from neox_hpc.schedulers import After, Condition, EarlySignal
+from neox_hpc.schedulers import After, Chain, Condition, EarlySignal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Request:
     directives: tuple[str, ...] = ()
     """Of the command line, as they stand."""
     after: tuple[After, ...] = ()
+    array: Chain | None = None
     exclude: str | None = None
     """Nodes, as the scheduler writes several."""
     early_signal: EarlySignal | None = None
@@ -72,6 +73,20 @@ def read_after(text: str) -> After:
     if (condition or "ok") not in known:
         raise ValueError(f"{text!r} has no known condition: write JOB, JOB:any or JOB:notok")
     return After(job_id=job_id, condition=known[condition or "ok"])
+
+
+def read_array(text: str) -> Chain:
+    """``1-5%1``.
+
+    Raises:
+        ValueError: it is not, or several tasks would run at once.
+    """
+    found = re.fullmatch(r"(\d{1,6})-(\d{1,6})(?:%(\d+))?", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ValueError(f"{text!r} is no range of tasks: write 1-5%1")
+    if found[3] != "1":
+        raise ValueError(f"tasks of {text!r} would train in one run directory at once: write {found[1]}-{found[2]}%1")
+    return Chain(first=int(found[1]), last=int(found[2]))
 
 
 def read_early_signal(text: str) -> EarlySignal:

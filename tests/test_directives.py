@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from neox_hpc.request import read_after, read_early_signal
-from neox_hpc.schedulers import SCHEDULERS, After, EarlySignal, asked
+from neox_hpc.request import read_after, read_array, read_early_signal
+from neox_hpc.schedulers import SCHEDULERS, After, Chain, EarlySignal, asked
 from tests.desk import Desk, desk
 from tests.planning import plan, planned, scheduled, site, wrongs
 
@@ -55,6 +55,39 @@ def test_a_signal_comes_before_the_end(name: str, written: list[str]) -> None:
     assert [text for text in found if "USR1" in text or text.startswith("-wt")] == written
 
 
+CHAIN = Chain(first=1, last=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("slurm", {"--array=1-5%1"}),
+        # qsub refuses an array with -r n; without a place for the number, tasks may write over each other's output
+        ("pbs", {"-J 1-5", "-W max_run_subjobs=1", "-r y", "-o /scratch/runs/small/logs/task^array_index^.out"}),
+        ("lsf", {'-J "small[1-5]%1"'}),
+        ("lsf-csm", {'-J "small[1-5]%1"'}),
+    ],
+)
+def test_a_chain_is_an_array_of_which_one_task_runs_at_a_time(name: str, written: set[str]) -> None:
+    one, chain = (asked(SCHEDULERS[name], plan(scheduled(name), array=array)) for array in (None, CHAIN))
+    assert set(chain) - set(one) == written
+
+
+@pytest.mark.parametrize(
+    ("keys", "wrong"),
+    [
+        ({"save": None}, "no save is given"),
+        ({"save": "/elsewhere"}, "is not the run's own"),
+        ({"save": "/elsewhere", "load": "/other"}, "is not the run's own"),
+        ({}, None),
+        ({"save": "/elsewhere", "load": "/elsewhere"}, None),
+    ],
+)
+def test_a_chain_needs_checkpoints_of_its_own_to_go_on_from(keys: dict[str, str], wrong: str | None) -> None:
+    found = [text for text in wrongs(planned(scheduled("slurm"), keys=keys, asked={"array": CHAIN})) if "--array" in text]
+    assert not found if wrong is None else len(found) == 1 and wrong in found[0]
+
+
 @pytest.mark.parametrize(
     ("name", "no", "yes"),
     [("slurm", "--no-requeue", "--requeue"), ("pbs", "-r n", "-r y"), ("lsf", "-rn", "-r"), ("lsf-csm", "-rn", "-r")],
@@ -67,6 +100,7 @@ def test_a_script_starts_again_only_when_asked_to(name: str, no: str, yes: str) 
 
 ASKED = {
     "--after": {"after": (After(job_id="7"),)},
+    "--array": {"array": CHAIN},
     "--exclude": {"exclude": "n1"},
     "--signal": {"early_signal": EarlySignal(signal="USR1", seconds=60)},
     "--requeue": {"requeue": True},
@@ -76,7 +110,7 @@ CANNOT = [
     *(("local", option) for option in ASKED),
     *(("pbs", option) for option in ("--exclude", "--signal")),
     ("lsf-csm", "--exclude"),
-    ("flux", "--requeue"),
+    *(("flux", option) for option in ("--requeue", "--array")),
 ]
 
 
@@ -116,7 +150,7 @@ def test_a_directive_stands_in_the_script_as_it_was_written() -> None:
         ("slurm", "-N4", "-N", "--nodes"),
         ("slurm", "-C nvme -t 10", "-t", "--time"),
         ("slurm", "--tim=10", "--time", "--time"),
-        ("slurm", "--array=0-7", "--array", "nothing"),
+        ("slurm", "--array=0-7", "--array", "--array"),
         ("slurm", "--gres=gpu:a100:2", "--gres gpu", "--site-set gpu_directive"),
         ("slurm", "--gre nvme:1,gpu:2", "--gres gpu", "--site-set gpu_directive"),
         ("slurm", "--gpus-per-task=1", "--gpus-per-task", "--site-set gpu_directive"),
@@ -231,11 +265,20 @@ def test_leaving_out_what_is_never_written_is_told() -> None:
 @pytest.mark.parametrize("name", QUEUED)
 def test_every_directive_of_the_plan_is_owned_by_it(name: str) -> None:
     """So that a site can leave out any of them, and a user can contradict none."""
-    more = {"after": (After(job_id=JOBS[name][0]),), "early_signal": EarlySignal(signal="USR1", seconds=60), "exclude": "n1"}
+    more = {
+        "after": (After(job_id=JOBS[name][0]),),
+        "array": CHAIN,
+        "early_signal": EarlySignal(signal="USR1", seconds=60),
+        "exclude": "n1",
+    }
     scheduler = SCHEDULERS[name]
-    cannot = {"early_signal" if "--signal" in scheduler.cannot else "", "exclude" if "--exclude" in scheduler.cannot else ""}
+    cannot = {field for option in scheduler.cannot for field in (*ASKED.get(option, {}),)}
     job = plan(
-        scheduled(name), account="a", queue="q", walltime_s=60, **{key: value for key, value in more.items() if key not in cannot}
+        scheduled(name),
+        account="a",
+        queue="q",
+        walltime_s=60,
+        **{key: value for key, value in more.items() if key not in cannot},
     )
     placed = {"-l place"}  # the plan gives way to a site's own
     assert {option for text in scheduler.directives(job) for option in scheduler.options_of(text)} - placed <= set(scheduler.owned)
@@ -247,15 +290,32 @@ def test_texts_of_the_command_line() -> None:
     for text in ("USR1", "USR1@", "USR1@0", "USR1@5m", "usr1@5", "@5"):
         with pytest.raises(ValueError, match="write USR1@300"):
             read_early_signal(text)
+    assert read_array("1-5%1") == CHAIN and read_array("07-10%1") == Chain(first=7, last=10)
+    for text in ("5", "1-5", "1-5%2", "5-1%1", "3-3%1", "1,3%1", "1-9:2%1", "", "a-b%1"):
+        with pytest.raises(ValueError, match=r"write \d-\d%1"):
+            read_array(text)
     with pytest.raises(ValueError, match="write JOB"):
         read_after("4711:maybe")
 
 
 def test_the_command_line_reaches_the_script(desk: Desk) -> None:
     facts = ("--site-set", "node.gpus=4", "--site-set", "software.python=/bin/sh")
-    more = ("--after", "7:any", "--exclude", "n[1-2]", "--signal", "USR1@60", "--requeue", "--directive=--mem=0")
+    more = (
+        "--after",
+        "7:any",
+        "--array",
+        "1-5%1",
+        "--set",
+        "save=x",
+        "--exclude",
+        "n[1-2]",
+        "--signal",
+        "USR1@60",
+        "--requeue",
+        "--directive=--mem=0",
+    )
     script = desk("submit", "-s", "slurm", *facts, *more, "--dry-run", "my.yml").out
-    for text in ("--dependency=afterany:7", "--exclude=n[1-2]", "--signal=B:USR1@60", "--requeue", "--mem=0"):
+    for text in ("--dependency=afterany:7", "--array=1-5%1", "--exclude=n[1-2]", "--signal=B:USR1@60", "--requeue", "--mem=0"):
         assert f"#SBATCH {text}\n" in script
 
 

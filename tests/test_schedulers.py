@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neox_hpc.plan import Plan
-from neox_hpc.schedulers import SCHEDULERS, After, EarlySignal, JobState, JobStatus, flux, lsf, pbs, slurm
+from neox_hpc.schedulers import SCHEDULERS, After, Chain, EarlySignal, JobState, JobStatus, flux, lsf, pbs, slurm
 from tests.planning import plan, scheduled, site
 from tests.planning import slurm as slurm_site
 
@@ -215,6 +215,12 @@ def test_without_a_job_id_it_is_said_what_was_printed(name: str, text: str) -> N
         ("7|CANCELLED+|0:15\n", JobStatus(JobState.CANCELLED, "CANCELLED+", 143)),
         ("7|TIMEOUT|0:0\n", JobStatus(JobState.TIMEOUT, "TIMEOUT", 0)),
         ("7|NODE_FAIL|1:0\n7|COMPLETED|0:0\n", JobStatus(JobState.DONE, "COMPLETED", 0)),
+        ("7_2|RUNNING|None\n7_[3-5%1]|PENDING|JobArrayTaskLimit\n7_1|FAILED|1:0\n", JobStatus(JobState.RUNNING, "RUNNING")),
+        (
+            "7_[2-5%1]|PENDING|JobArrayTaskLimit\n7_1|COMPLETED|0:0\n",
+            JobStatus(JobState.PENDING, "PENDING", reason="JobArrayTaskLimit"),
+        ),
+        ("7_10|COMPLETED|0:0\n7_9|TIMEOUT|0:0\n7_1|TIMEOUT|0:0\n", JobStatus(JobState.DONE, "COMPLETED", 0)),
         ("a banner\n7|RUNNING|None\n", JobStatus(JobState.RUNNING, "RUNNING")),
         ("7|EVAPORATED|0:0\n", JobStatus(JobState.UNKNOWN, "EVAPORATED", 0)),
         ("\n", None),
@@ -312,6 +318,25 @@ def bjobs(record: str) -> str:
 )
 def test_lsf_status_is_read(record: str, status: JobStatus) -> None:
     assert LSF.parse_status(bjobs(record)) == {"7": status}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "state"),
+    [
+        ('"JOBINDEX":"2","STAT":"PEND"},{"JOBID":"7","JOBINDEX":"1","STAT":"RUN"', JobState.RUNNING),
+        ('"JOBINDEX":"1","STAT":"EXIT"},{"JOBID":"7","JOBINDEX":"2","STAT":"PEND"', JobState.PENDING),
+        ('"JOBINDEX":"10","STAT":"DONE"},{"JOBID":"7","JOBINDEX":"9","STAT":"EXIT"', JobState.DONE),
+        ('"JOBINDEX":"0","STAT":"RUN"', JobState.RUNNING),
+    ],
+)
+def test_lsf_tells_of_every_task_of_an_array(tasks: str, state: JobState) -> None:
+    assert LSF.parse_status(bjobs(tasks))["7"].state is state
+
+
+def test_pbs_tells_of_an_array_as_of_one_job() -> None:
+    assert PBS.parse_job_id("7[].pbs\n") == "7[].pbs" and PBS.job_id.allows("7[].pbs")
+    found = PBS.parse_status(qstat("7[].pbs.example.gov", '"job_state":"B","array":"True"'))
+    assert found[PBS.key("7[].pbs")].state is JobState.RUNNING
 
 
 def test_lsf_tells_an_unknown_job_in_its_answer() -> None:
@@ -533,7 +558,8 @@ An argument that is not here goes through `--directive TEXT`; one that a site's 
 scheduler counts minutes.
 
 """
-OPTIONS = ("--name", "--account", "--queue", "--nodes", "--time", "--after", "--exclude", "--signal", "--requeue")
+CHAIN = Chain(first=1, last=5)
+OPTIONS = ("--name", "--account", "--queue", "--nodes", "--time", "--after", "--array", "--exclude", "--signal", "--requeue")
 
 
 def told(name: str) -> dict[str, str]:
@@ -550,6 +576,9 @@ def told(name: str) -> dict[str, str]:
         for owner in owners or {""}:
             said.setdefault(owner, []).append(f"`{text}`")
     refused = {option: f"refused: {why}" for option, why in scheduler.cannot.items()}
+    if "--array" not in refused:
+        chain = plan(scheduled(name), nodes=3, array=CHAIN, **more, **asked)
+        said["--array"] = [f"`{text}`" for text in scheduler.directives(chain) if text not in scheduler.directives(job)]
     cells = {option: " ".join(said.pop(option, [])) or refused.get(option, "") for option in OPTIONS}
     return cells | {"always": " ".join(text for texts in said.values() for text in texts)}
 

@@ -170,6 +170,7 @@ class Start:
             queue=None,
             directives=(),
             after=(),
+            array=None,
             exclude=None,
             early_signal=None,
             requeue=False,

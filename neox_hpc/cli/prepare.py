@@ -22,9 +22,9 @@ from neox_hpc.marked_yaml import NOTHING
 from neox_hpc.plan import Plan, Planned, make_plan
 from neox_hpc.probe import Facts, probe
 from neox_hpc.render import JobFiles, Launch, render
-from neox_hpc.request import Request, read_after, read_early_signal, run_name
+from neox_hpc.request import Request, read_after, read_array, read_early_signal, run_name
 from neox_hpc.rundir import choose_path
-from neox_hpc.schedulers import SCHEDULERS, After, EarlySignal
+from neox_hpc.schedulers import SCHEDULERS, After, Chain, EarlySignal
 from neox_hpc.settings import Loaded, load_config
 from neox_hpc.site import WAYS, Site, read_walltime
 from neox_hpc.site_files import list_sites, load_site, site_name
@@ -50,6 +50,7 @@ class Asked:
     queue: str | None
     directives: tuple[str, ...]
     after: tuple[str, ...]
+    array: str | None
     exclude: str | None
     early_signal: str | None
     requeue: bool
@@ -66,6 +67,7 @@ class Times:
 
     walltime_s: int | None
     after: tuple[After, ...]
+    array: Chain | None
     early_signal: EarlySignal | None
 
 
@@ -141,6 +143,7 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
         software_place=user.software_place if asked.container is None and not _names_software(asked) else None,
         directives=asked.directives,
         after=times.after,
+        array=times.array,
         exclude=asked.exclude,
         early_signal=times.early_signal,
         requeue=asked.requeue,
@@ -247,6 +250,7 @@ def _read_times(asked: Asked, problems: list[Problem]) -> Times:
     return Times(
         walltime_s=_collect(problems, lambda: _read("--time", asked.walltime, read_walltime)),
         after=tuple(found for found in after if found is not None),
+        array=_collect(problems, lambda: _read("--array", asked.array, read_array)),
         early_signal=_collect(problems, lambda: _read("--signal", asked.early_signal, read_early_signal)),
     )
 
@@ -286,6 +290,9 @@ _OPTIONS = (
         "-c", "--container", metavar="IMAGE", help="Run in this image: a .sif file (Docker: a name); `none`: in no image."
     ),
     click.option("--after", multiple=True, metavar="JOB[:any|:notok]", help="Start once this job of the scheduler has ended well."),
+    click.option(
+        "--array", metavar="FIRST-LAST%1", help="A chain of jobs, one at a time, each from the newest checkpoint: --array 1-5%1"
+    ),
     click.option("--exclude", metavar="NODES", help="Nodes to leave out, with commas between them."),
     click.option(
         "--signal", "early_signal", metavar="SIG@TIME", help="A signal so long before the walltime ends: USR1@300 (seconds)."

@@ -4,6 +4,7 @@ from neox_hpc.schedulers.flux import Flux
 from neox_hpc.schedulers.interface import (
     RUN_NAME,
     After,
+    Chain,
     Condition,
     EarlySignal,
     HostSource,
@@ -31,6 +32,7 @@ __all__ = [
     "RUN_NAME",
     "SCHEDULERS",
     "After",
+    "Chain",
     "Condition",
     "EarlySignal",
     "HostSource",

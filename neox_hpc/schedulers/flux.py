@@ -82,7 +82,10 @@ class Flux:
     path: Pattern = _PATH
     job_id: Pattern = _JOB_ID
     nodes: Pattern = NODE_NAMES
-    cannot: ClassVar[Mapping[str, str]] = {"--requeue": "Flux does not start a job again"}
+    cannot: ClassVar[Mapping[str, str]] = {
+        "--requeue": "Flux does not start a job again",
+        "--array": "flux batch has no arrays",
+    }
     owned: ClassVar[Mapping[str, str]] = _OWNED
     once: frozenset[str] = frozenset()
     all_memory: str = ""

@@ -81,6 +81,15 @@ class After:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A job array whose tasks run one after another; each goes on from the newest checkpoint."""
+
+    first: int
+    last: int
+    """The numbers of the first and the last task."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EarlySignal:
     """A signal to the job's script a while before its time is over."""
 
@@ -249,6 +258,15 @@ def asked(scheduler: Scheduler, plan: Plan) -> tuple[str, ...]:
         for text in scheduler.directives(plan)
         if text in plan.directives or not skipped.intersection(scheduler.options_of(text))
     )
+
+
+def of_tasks(tasks: Sequence[JobStatus]) -> JobStatus:
+    """How an array stands whose tasks, in their order, stand so: it runs or waits while one does; in the end as its last task."""
+    for state in (JobState.RUNNING, JobState.PENDING, JobState.UNKNOWN):
+        for task in tasks:
+            if task.state is state:
+                return task
+    return tasks[-1]
 
 
 def words_of(directive: str) -> list[str]:

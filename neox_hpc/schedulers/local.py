@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from neox_hpc.plan import Plan
 
 _PATH = Pattern(r"/[^\x00-\x1f\x7f]*", "anything but control characters")
-_CANNOT = dict.fromkeys(("--after", "--exclude", "--signal", "--requeue", "--directive"), "no scheduler starts the job")
+_CANNOT = dict.fromkeys(("--after", "--array", "--exclude", "--signal", "--requeue", "--directive"), "no scheduler starts the job")
 _KEPT = {"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"}
 """What a login would have given the job as well.  LD_LIBRARY_PATH finds the GPU driver's library in some container images; which
 devices a shell was allowed (CUDA_VISIBLE_DEVICES) stands in the launch command."""

@@ -23,6 +23,7 @@ from neox_hpc.schedulers.interface import (
     JobStatus,
     Pattern,
     first_document,
+    of_tasks,
     source_in,
     unique_words,
     without,
@@ -59,7 +60,7 @@ _ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,58}", "letters, digits and _.
 _PATH = Pattern(r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in -o a % begins a pattern)")
 _NODES = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*(,[A-Za-z0-9][A-Za-z0-9._-]*)*", "names of nodes with commas between them")
 _OWNED = {
-    "-J": "--name",
+    "-J": "--name, --array",
     "-P": "--account",
     "-q": "--queue",
     **dict.fromkeys(("-n", "-nnodes", "-R span"), "--nodes"),
@@ -116,7 +117,7 @@ class Lsf:
         script's shell is a login shell, for `module`.
         """
         asked = [
-            f"-J {plan.job_name}",
+            f'-J "{plan.job_name}[{plan.array.first}-{plan.array.last}]%1"' if plan.array else f"-J {plan.job_name}",
             plan.account and f"-P {plan.account}",
             plan.queue and f"-q {plan.queue}",
             *self.resources(plan),
@@ -158,13 +159,18 @@ class Lsf:
         return job_id
 
     def status_argvs(self, job_ids: Sequence[str]) -> list[list[str]]:
-        return [["bjobs", "-o", "jobid stat exit_code exit_reason pend_reason", "-json", *job_ids]]
+        return [["bjobs", "-o", "jobid jobindex stat exit_code exit_reason pend_reason", "-json", *job_ids]]
 
     def parse_status(self, stdout: str) -> dict[str, JobStatus]:
         if not stdout.strip():
             return {}
         records = json.loads(first_document(stdout), strict=False).get("RECORDS", [])
-        return {str(record["JOBID"]): _status(record) for record in records if "JOBID" in record and "ERROR" not in record}
+        jobs: dict[str, dict[int, JobStatus]] = {}
+        for record in records:
+            if "JOBID" in record and "ERROR" not in record:
+                index = str(record.get("JOBINDEX", ""))
+                jobs.setdefault(str(record["JOBID"]), {})[int(index) if index.isdecimal() else 0] = _status(record)
+        return {job_id: of_tasks([tasks[number] for number in sorted(tasks)]) for job_id, tasks in jobs.items()}
 
     def is_unknown_job(self, stderr: str) -> bool:
         said = [line for line in stderr.splitlines() if line.strip()]

@@ -43,7 +43,7 @@ WALLTIME_EXCEEDED = -29
 _NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,14}", "letters, digits and _.+- (at most 15, the first a letter or digit)")
 _ACCOUNT = Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "letters, digits and _.+-")
 _PATH = Pattern(r"/[A-Za-z0-9_./+=@~-]*", "letters, digits and _./+=@~- (in -o a : ends a host's name)")
-_JOB_ID = Pattern(r"\d+(\.[A-Za-z0-9.-]+)?", "a number and, after a dot, the server's name")
+_JOB_ID = Pattern(r"\d+(\[\])?(\.[A-Za-z0-9.-]+)?", "a number ([] for an array) and, after a dot, the server's name")
 _ID = re.compile(r"^(\d+(?:\[\d*\])?\.\S+)\s*$", re.MULTILINE)
 _OWNED = {
     "-N": "--name",
@@ -56,7 +56,7 @@ _OWNED = {
     "-r": "--requeue",
     **dict.fromkeys(("-V", "-v"), "env: in the site file"),
     "-W depend": "--after",
-    "-J": "nothing: a job is one training",
+    **dict.fromkeys(("-J", "-W max_run_subjobs"), "--array"),
     **dict.fromkeys(("-C", "-I", "-X", "-z", "-W block"), "nothing: it is for a submit by hand"),
 }
 _CANNOT = {
@@ -111,13 +111,16 @@ class Pbs:
             not placed and plan.counts == "nodes" and "-l place=scatter",  # else PBS may put several chunks on one node
             plan.walltime_s and f"-l walltime={_clock(plan.walltime_s)}",
             plan.after and f"-W depend={','.join(f'after{after.condition}:{after.job_id}' for after in plan.after)}",
+            plan.array and f"-J {plan.array.first}-{plan.array.last}",
+            plan.array and "-W max_run_subjobs=1",  # `-J 1-5%1` only in newer ones
             *plan.directives,
             "-S /bin/bash",
-            f"-o {plan.run_dir}/logs/job.out",
+            # of a task, whose path may get its number: the script itself writes on in job.out
+            f"-o {plan.run_dir}/logs/task^array_index^.out" if plan.array else f"-o {plan.run_dir}/logs/job.out",
             "-j oe",
             "-k doe",  # written in place while the job runs; PBS' default is a copy after its end
             # PBS' default is to run the script again after a node failure; whether that is worth its hours is not ours to guess.
-            "-r y" if plan.requeue else "-r n",
+            "-r y" if plan.requeue or plan.array else "-r n",  # qsub takes no array that is not rerunnable
         ]
         return tuple(text for text in asked if text)
 

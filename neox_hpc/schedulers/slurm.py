@@ -17,6 +17,7 @@ from neox_hpc.schedulers.interface import (
     JobStatus,
     Pattern,
     long_options,
+    of_tasks,
     unique_words,
     without,
 )
@@ -60,6 +61,8 @@ _PATH = Pattern(
     r"/[A-Za-z0-9_./+=@,:~-]*", "letters, digits and _./+=@,:~- (in --output a % begins a pattern, and a \\ ends patterns)"
 )
 _ID = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?\s*$", re.MULTILINE)
+_TASK = re.compile(r"_\[?(\d+)")
+"""``7_2``, and ``7_[3-5%1]`` for those that wait."""
 _EXIT_CODE = re.compile(r"(\d+):(\d+)")
 _OWNED = {
     **dict.fromkeys(("--job-name", "-J"), "--name"),
@@ -84,7 +87,7 @@ _OWNED = {
     **dict.fromkeys(("--dependency", "-d"), "--after"),
     **dict.fromkeys(("--exclude", "-x"), "--exclude"),
     "--signal": "--signal",
-    **dict.fromkeys(("--array", "-a"), "nothing: a job is one training"),
+    **dict.fromkeys(("--array", "-a"), "--array"),
     **dict.fromkeys(("--wrap", "--parsable", "--test-only", "--wait", "-W"), "nothing: it is for a submit by hand"),
 }
 _OVERRIDES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_")
@@ -133,6 +136,7 @@ class Slurm:
             gpus and gpu_directive.format(gpus=gpus),
             plan.walltime_s and f"--time={_clock(plan.walltime_s)}",
             plan.after and f"--dependency={','.join(f'after{after.condition}:{after.job_id}' for after in plan.after)}",
+            plan.array and f"--array={plan.array.first}-{plan.array.last}%1",
             plan.exclude and f"--exclude={plan.exclude}",
             # B: to the script alone, which passes it on
             plan.early_signal and f"--signal=B:{plan.early_signal.signal}@{plan.early_signal.seconds}",
@@ -173,7 +177,11 @@ class Slurm:
 
     def parse_status(self, stdout: str) -> dict[str, JobStatus]:
         found = (line.strip().split("|", 2) for line in stdout.splitlines() if line.count("|") >= 2)
-        return {job_id: _status(word, detail) for job_id, word, detail in found}  # a requeued job: a line per attempt, newest last
+        jobs: dict[str, dict[int, JobStatus]] = {}
+        for job_id, word, detail in found:  # a requeued job: a line per attempt, newest last
+            task = _TASK.search(job_id)
+            jobs.setdefault(job_id.partition("_")[0], {})[int(task[1]) if task else 0] = _status(word, detail)
+        return {job_id: of_tasks([tasks[number] for number in sorted(tasks)]) for job_id, tasks in jobs.items()}
 
     def is_unknown_job(self, stderr: str) -> bool:
         return "Invalid job id" in stderr  # ESLURM_INVALID_JOB_ID: squeue for a single job that is purged
