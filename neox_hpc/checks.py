@@ -6,7 +6,6 @@ Changes when something more can be found before a job is queued.
 from __future__ import annotations
 
 import difflib
-import os.path
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -139,7 +138,7 @@ def _check_options(site: Site, request: Request, scheduler: Scheduler) -> Iterat
 def check_chain(loaded: Loaded, request: Request) -> Iterator[Problem]:
     """A chain of jobs goes on from checkpoints."""
     keys = loaded.config.checkpoints
-    if request.array is None or (keys.save is not None and (not os.path.isabs(keys.save) or keys.save == keys.load)):
+    if request.array is None or (keys.save is not None and (not keys.save.startswith("/") or keys.save == keys.load)):
         return
     if keys.save is None:
         yield Problem("--array", "no save is given, so every task would train from the beginning", "write save: checkpoints")
@@ -186,10 +185,10 @@ def check_account(loaded: Loaded, site: Site, account: Account) -> Iterator[Prob
 _ACCOUNT_FIX = "write --account NAME, or keep it in ~/.config/neox-hpc/config.yml"
 
 
-def check_launch(loaded: Loaded, site: Site, ranks: int, nodes: int | None) -> Iterator[Problem]:
+def check_launch(loaded: Loaded, site: Site, request: Request, ranks: int, nodes: int | None) -> Iterator[Problem]:
     """GPUs that the configuration counts itself must be those of the plan, and the launcher must reach its nodes."""
     launch = loaded.config.launch
-    if site.launcher == "local" and nodes is not None and nodes > 1:
+    if site.launcher == "local" and nodes is not None and nodes > 1 and request.node_rank is None:
         wrong = f"{nodes} nodes, and the launcher local starts ranks on its own one"
         yield Problem(f"{site.file}  launcher", wrong, "write launcher: pdsh, or --nodes 1")
     if launch.num_gpus is not None and launch.num_gpus != ranks:

@@ -137,11 +137,15 @@ FLAGS = (
     Flag(
         names=("--no_ssh",),
         of=_RUNNER,
-        effect="",
-        refused="nodes are not started one by one: inside a job its launcher enters them without ssh",
+        effect="start the ranks of this node alone: the same command runs on each, with its --node_rank",
         options=_SWITCH,
     ),
-    Flag(names=("--node_rank",), of=_RUNNER, effect="", refused="remove it, it goes with --no_ssh"),
+    Flag(
+        names=("--node_rank",),
+        of=_RUNNER,
+        effect="with --no_ssh: which host of the hostfile this node is, from 0; the run is named after it",
+        options=_NUMBER,
+    ),
     Flag(
         names=("--log_level",),
         of=_RUNNER,
@@ -205,7 +209,7 @@ FLAGS = (
     Flag(names=("--dry-run",), of=_OURS, effect="print the script that would run; write and start nothing", options=_SWITCH),
 )
 
-_TO_RUNNER = ("launcher_args", "ssh_port")
+_TO_RUNNER = ("launcher_args", "ssh_port", "no_ssh", "node_rank")
 """Flags of DeepSpeed's runner that are no keys."""
 _KEYS_TO_RUNNER = (
     *("hostfile", "include", "exclude", "num_nodes", "num_gpus", "master_port", "master_addr", "launcher"),
@@ -226,6 +230,11 @@ class Command:
     configs: tuple[str, ...]
     given: Mapping[str, Any]
     """Flag -> its value, of those that were given."""
+
+    @property
+    def node_rank(self) -> int | None:
+        """With --no_ssh: which of the hosts this one is."""
+        return self.given["node_rank"] if "no_ssh" in self.given else None
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -283,6 +292,9 @@ def read_command(argv: Sequence[str]) -> Command:
     program = re.sub(r"^(\./)?(\w+)(\.py)?$", r"\2", given.pop("program"))
     if program not in PROGRAMS:
         refused.append(Problem(program, "cannot be launched", f"write one of {', '.join(PROGRAMS)}"))
+    if ("no_ssh" in given) != ("node_rank" in given):
+        fix = "write both, e.g. --no_ssh --node_rank 0 on the first host of the hostfile"
+        refused.append(Problem("--no_ssh, --node_rank", "one is without the other", fix))
     if refused:
         raise UserError(refused)
     return Command(program=program, configs=tuple(given.pop("configs")), given=given)
@@ -402,6 +414,19 @@ def check_hosts(active: Mapping[str, Sequence[int]], launcher: str, ssh_port: in
     if numbered and launcher not in ("pdsh", "local"):
         wrong = f"{launcher} cannot be told which devices of {numbered[0]} to use ({', '.join(map(str, active[numbered[0]]))})"
         yield Problem("--include, --exclude", wrong, "choose whole hosts, or --num_gpus N for the first ones")
+
+
+def check_node(active: Mapping[str, Sequence[int]], node_rank: int, loaded: Loaded, around: Around) -> Iterator[Problem]:
+    """Nodes that are started one by one agree on their hosts, and keep their checkpoints together."""
+    if around.allocation is not None:
+        wrong = "this is a scheduler's job, whose launcher enters its nodes without ssh"
+        yield Problem("--no_ssh", wrong, "remove --no_ssh and --node_rank")
+    if not 0 <= node_rank < len(active):
+        yield Problem("--node_rank", f"{node_rank}, and there are {len(active)} hosts: {', '.join(active)}", "count from 0")
+    save = loaded.config.checkpoints.save
+    if len(active) > 1 and save is not None and not save.startswith("/"):
+        wrong = f"save: {save} is relative to the run directory, and every node has its own"
+        yield Problem(loaded.where("save"), wrong, "write an absolute path that all nodes see")
 
 
 def choose_launcher(site: Site, named: str | None, around: Around, *, force: bool) -> str:

@@ -140,7 +140,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     problems += check_hosts(site, facts, nodes.value, ranks)
     walltime = choose_walltime(site, queue, request, nodes.value or 1)
     problems += [decision.problem for decision in (nodes, walltime) if decision.problem is not None]
-    problems += [*check_model(loaded, site, vocab), *check_launch(loaded, site, ranks, nodes.value)]
+    problems += [*check_model(loaded, site, vocab), *check_launch(loaded, site, request, ranks, nodes.value)]
     layout, batch, wrong = solve_layout(loaded, site, (nodes.value or 1) * ranks, vocab)
     problems += wrong
     notes = [*loaded.notes, *(decision.reason for decision in (nodes, walltime) if decision.reason)]
@@ -223,6 +223,7 @@ def _assemble(
         gpus_per_node=gpus,
         gpus_visible=site.gpus_visible,
         gpu_ids=gpu_ids,
+        node_rank=request.node_rank,
         env=tuple(dict.fromkeys((*_exported(env, software), *request.exports))),
         launcher_args=split_args((*site.launcher_args, *loaded.config.own.neox_hpc.launcher_args, *request.launcher_args)),
         container=software.container,

@@ -58,6 +58,8 @@ class Request:
     """Where ranks meet, where that was said."""
     launched: bool = False
     """Hosts and launcher were chosen by the keys of the section launch."""
+    node_rank: int | None = None
+    """Which of the hosts this one is, where every node is started by itself."""
     exports: tuple[str, ...] = ()
     """Further variables of this shell that ranks on all hosts get; only `launch` runs the job in this shell."""
 

@@ -30,7 +30,7 @@ from neox_hpc.launchers import Shell
 from neox_hpc.plan import Plan
 from neox_hpc.probe import Facts, read_hostfile, read_machine
 from neox_hpc.render import Launch
-from neox_hpc.request import Request
+from neox_hpc.request import Request, run_name
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded
 from neox_hpc.site import Site
@@ -95,6 +95,7 @@ class _Chosen:
     active: Mapping[str, Sequence[int]]
     launcher: str
     master_port: int | None
+    node_rank: int | None
 
     @property
     def first(self) -> str:
@@ -102,7 +103,7 @@ class _Chosen:
 
     @property
     def alone(self) -> bool:
-        return self.launcher == "local"
+        return self.launcher == "local" and self.node_rank is None
 
     def on(self, site: Site, request: Request) -> Here:
         """The site and the request with these hosts, which stand in a file of the run."""
@@ -112,6 +113,7 @@ class _Chosen:
             nodes=len(self.active),
             master_addr=self.args.master_addr or None,
             master_port=self.master_port,
+            node_rank=self.node_rank,
             launcher_args=(*request.launcher_args, *([self.args.launcher_args] if self.args.launcher_args else [])),
         )
         return Here(
@@ -175,11 +177,17 @@ class Start:
             early_signal=None,
             requeue=False,
             launcher_args=(),
-            name=given.get("name"),
+            name=self._name,
             output_dir=given["output_dir"],
             run_id=given.get("run_id"),
             container=given.get("container"),
         )
+
+    @property
+    def _name(self) -> str | None:
+        """Nodes that are started one by one each have a run of their own."""
+        given, node = self.command.given.get("name"), self.command.node_rank
+        return given if node is None else f"{run_name(given, self.command.configs)}-node{node}"
 
     def as_launched(self, loaded: Loaded, site: Site, request: Request) -> Here:
         """The site and the request on the hosts at hand."""
@@ -259,10 +267,15 @@ def _choose(runners: Any, command: Command, loaded: Loaded, site: Site, cwd: str
         known = f"write hosts of {', '.join(pool)}, with slots below {max(pool.values())}"
         raise UserError(Problem("--include, --exclude", str(error).rstrip("."), known)) from None
     named = loaded.config.launch.launcher if "launcher" in loaded.places else None
-    launcher = decide.choose_launcher(site, named, around, force=args.force_multi)
-    _raise(decide.check_hosts(active, launcher, args.ssh_port))
     port = loaded.config.launch.master_port if "master_port" in loaded.places else None
-    return _Chosen(args=args, around=around, pool=pool, active=active, launcher=launcher, master_port=port)
+    launcher = decide.choose_launcher(site, named, around, force=args.force_multi)
+    if command.node_rank is not None:
+        _raise(decide.check_node(active, command.node_rank, loaded, around))
+        launcher, port = "local", args.master_port  # the same on every node: DeepSpeed's, if none is given
+    _raise(decide.check_hosts(active, launcher, args.ssh_port))
+    return _Chosen(
+        args=args, around=around, pool=pool, active=active, launcher=launcher, master_port=port, node_rank=command.node_rank
+    )
 
 
 def submitted(loaded: Loaded, site: Site, request: Request) -> Here | None:

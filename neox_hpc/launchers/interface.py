@@ -44,6 +44,8 @@ class Step:
     """A name a line: the form of Hydra, PALS and pdsh."""
     rankfile: str = Shell("$rankfile")
     """``rank R=NAME slot=CORES`` a line, where a map of cores needs one: Open MPI's form."""
+    node_rank: int | None = None
+    """Which of the nodes this one is, where every node is started by itself; absent: the launcher starts all of them."""
     env: tuple[str, ...] = ()
     """Names of the exported variables that ranks need.  Their values stay in the environment: an argv can be seen by everyone."""
     launcher_args: tuple[str, ...] = ()

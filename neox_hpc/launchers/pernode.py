@@ -31,6 +31,8 @@ OWNED_PDSH = Owned(
 
 def local(step: Step) -> list[str]:
     """``[container] python -m deepspeed.launcher.launch … --module MODULE``."""
+    if step.node_rank is not None:
+        return _launch(step, Shell("$world_info"), f"--node_rank={step.node_rank}", *step.launcher_args)
     assert step.nodes == 1, "plan.py gives this launcher one node"
     return _launch(step, world_info(step), *step.launcher_args)
 
@@ -67,6 +69,8 @@ def devices(step: Step) -> list[int | str]:
 
 def local_note(step: Step) -> str:
     """What the base64 text says."""
+    if step.node_rank is not None:
+        return f"node {step.node_rank} of {step.nodes}, each started by itself; world_info names the devices of all"
     return f"world_info is {json.dumps({'localhost': devices(step)})}"
 
 
