@@ -57,8 +57,8 @@ class Found:
     final: tuple[Piece, ...]
 
 
-def train_cell(keys: dict[str, Any], mutation: str | None = None) -> Found:
-    """Train ten steps at the layout of ``keys``, with the ``mutation`` of that name applied.
+def train_cell(keys: dict[str, Any], mutation: str | None = None, steps: int = STEPS) -> Found:
+    """Train some steps at the layout of ``keys``, with the ``mutation`` of that name applied.
 
     ZeRO leaves no gradient to look at.  What the first step's optimizer was given is read from the moments that it made: Adam's
     first one is (1 - beta1) x gradient, scaled by the clipping that the norm of that step says.  So it is what came out of all
@@ -75,15 +75,15 @@ def train_cell(keys: dict[str, Any], mutation: str | None = None) -> Found:
     ):
         layout = config.layout(dist.get_world_size())
         groups = make_groups(layout, rank, sequence_parallel=config.parallelism.sequence_parallel)
-        batch = config.batch_sizes(layout)
+        batch, tokens = config.batch_sizes(layout), config.architecture.seq_length
         model = GPT(config, VOCAB, groups)
         initial = tuple(_whole(p) for p in global_parameters(model))
         trainer = Trainer(model, config, batch, groups, torch.device("cpu"))
         losses, norms, gradients = [], [], ()
-        for step in range(STEPS):
+        for step in range(steps):
             micro_steps = range(step * batch.accumulation, (step + 1) * batch.accumulation)
             begins = ((micro_step * layout.data + groups.data_rank) * batch.micro for micro_step in micro_steps)
-            result = trainer.train_step([samples(begin, batch.micro) for begin in begins], RATE)
+            result = trainer.train_step([samples(begin, batch.micro, tokens) for begin in begins], RATE)
             losses.append(result.loss)
             norms.append(result.grad_norm)
             if step == 0:

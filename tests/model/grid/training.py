@@ -21,7 +21,7 @@ from tests.model.grid.cells import BETAS, CLIP, EPSILON, PADDED, RATE, SEQUENCES
 STEPS = 10
 
 
-def samples(begin: int, count: int) -> Batch:
+def samples(begin: int, count: int, tokens: int = TOKENS) -> Batch:
     """The samples ``begin`` and following of a text that has something to learn: few tokens are frequent.
 
     Every sample has as many labels that count, so that the mean over micro-batches is the mean over labels.
@@ -29,12 +29,12 @@ def samples(begin: int, count: int) -> Batch:
     rows, masks = [], []
     for number in range(begin, begin + count):
         generator = torch.Generator().manual_seed(number)
-        rows.append((torch.rand(TOKENS + 1, generator=generator) ** 3 * VOCAB).long())
-        masks.append((torch.randperm(TOKENS, generator=generator) >= TOKENS // 4).float())
-    tokens = torch.stack(rows)
+        rows.append((torch.rand(tokens + 1, generator=generator) ** 3 * VOCAB).long())
+        masks.append((torch.randperm(tokens, generator=generator) >= tokens // 4).float())
+    text = torch.stack(rows)
     return Batch(
-        tokens_BS=tokens[:, :-1].contiguous(),
-        labels_BS=tokens[:, 1:].contiguous(),
+        tokens_BS=text[:, :-1].contiguous(),
+        labels_BS=text[:, 1:].contiguous(),
         loss_mask_BS=torch.stack(masks),
         sample_B=torch.arange(begin, begin + count),
     )
@@ -53,19 +53,19 @@ class Expected:
     """Before clipping."""
 
 
-def train_on_one_rank(network: Mapping[str, Any]) -> Expected:
-    """Ten steps of AdamW over whole batches."""
+def train_on_one_rank(network: Mapping[str, Any], steps: int = STEPS) -> Expected:
+    """Steps of AdamW over whole batches."""
     model = GPT(RunConfig.from_keys({**network, "make_vocab_size_divisible_by": PADDED}), VOCAB)
     parameters = {p.global_name: p for p in global_parameters(model)}
     groups = [
-        {"params": [p for p in parameters.values() if p.dim() == 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters.values() if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in parameters.values() if p.dim() == 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=BETAS, eps=EPSILON, foreach=False)
     initial = {name: p.detach().clone() for name, p in parameters.items()}
     gradients, losses, norms = {}, [], []
-    for step in range(STEPS):
-        loss = model(samples(step * SEQUENCES, SEQUENCES))
+    for step in range(steps):
+        loss = model(samples(step * SEQUENCES, SEQUENCES, network["seq_length"]))
         loss.backward()
         if step == 0:
             gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
