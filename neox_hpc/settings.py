@@ -10,6 +10,7 @@ from typing import Any
 
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.marked_yaml import Marked, assign, located, merged, read_marked
+from neox_hpc.shipped import find_shipped, list_shipped
 from neox_hpc.vocabulary import (
     ConfigError,
     KeyProblem,
@@ -34,7 +35,7 @@ class Loaded:
     files: tuple[str, ...]
     """The files as they are shown: relative to the current directory where they lie in it."""
     notes: tuple[str, ...] = ()
-    """What became of former keys, each with its place."""
+    """Files that were found among the shipped ones, and what became of former keys."""
 
     def where(self, key: str) -> str:
         """``file:line  key``, for a problem."""
@@ -46,8 +47,8 @@ def load_config(
 ) -> Loaded:
     """Merge files and ``--set`` texts into one configuration.
 
-    Relative paths are taken from ``conf_dir`` (itself from ``cwd``); ``.yml`` may be left out.  A key may stand in one file
-    only; ``--set`` overrides files.
+    Relative paths are taken from ``conf_dir`` (itself from ``cwd``); ``.yml`` may be left out.  What is not there is looked for
+    among the shipped configurations.  A key may stand in one file only; ``--set`` overrides files.
 
     Raises:
         UserError: holding every problem found.
@@ -104,10 +105,13 @@ class _Sources:
     """The same in today's keys."""
     places: Mapping[str, str]
     files: tuple[str, ...]
+    shipped: tuple[str, ...]
+    """Notes of files that were found among the shipped ones."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return tuple(f"{located(self.places, note.keys[0])}: {note.text}{_also(note.keys)}" for note in self.translated.notes)
+        former = (f"{located(self.places, note.keys[0])}: {note.text}{_also(note.keys)}" for note in self.translated.notes)
+        return (*self.shipped, *former)
 
     def checked(self, untrained: Sequence[KeyProblem], *, whole: bool) -> Checked:
         shown = tuple(self.problem(problem.key, problem.wrong, problem.fix) for problem in untrained)
@@ -122,10 +126,7 @@ def _also(keys: tuple[str, ...]) -> str:
 
 
 def _read(paths: Sequence[str | Path], conf_dir: str | Path | None, sets: Sequence[str], base: Path) -> _Sources:
-    folder = base / conf_dir if conf_dir else base
-    found = [_find(Path(path), folder) for path in paths]
-    problems = [problem for _, problem in found if problem is not None]
-    files = [path for path, problem in found if problem is None]
+    files, problems, shipped = _find([Path(conf_dir or "") / path for path in paths], base)
     shown = [_shown(path, base) for path in files]
     sources = [read_marked(path, name, dashes=True) for path, name in zip(files, shown, strict=True)]
     changes = assign(sets, "--set")
@@ -135,7 +136,7 @@ def _read(paths: Sequence[str | Path], conf_dir: str | Path | None, sets: Sequen
     written = merged(values, changes.values)
     translated = translate(written)
     moved = {new: places[old] for new, old in translated.moved.items() if old in places and new not in places}
-    read = _Sources(written=written, translated=translated, places=places | moved, files=tuple(shown))
+    read = _Sources(written=written, translated=translated, places=places | moved, files=tuple(shown), shipped=shipped)
     if problems:  # what could be read is checked too; a key is not missed, since it may stand in what could not
         said = {problem.where for problem in problems}
         more = [read.problem(p.key, p.wrong, p.fix) for p in check_fragment(written)]
@@ -143,25 +144,36 @@ def _read(paths: Sequence[str | Path], conf_dir: str | Path | None, sets: Sequen
     return read
 
 
-def _find(path: Path, folder: Path) -> tuple[Path, Problem | None]:
-    whole = folder / path
-    candidates = [whole] if path.suffix in SUFFIXES else [whole.with_name(whole.name + ".yml"), whole]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate, None
-    if whole.is_dir():
-        return whole, Problem(str(whole), "is a directory", "name the files in it: -d DIRECTORY FILE…")
-    return whole, Problem(str(candidates[0]), "no such file", _nearest_file(candidates[0]))
+def _find(named: Sequence[Path], base: Path) -> tuple[list[Path], list[Problem], tuple[str, ...]]:
+    """The files that are meant: from ``base``, else the shipped ones of those names; what is wrong; notes of those taken."""
+    files: list[Path] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for path in named:
+        names = [path] if path.suffix in SUFFIXES else [path.with_name(path.name + ".yml"), path]
+        here = next((base / name for name in names if (base / name).is_file()), None)
+        shipped = next(filter(None, map(find_shipped, names)), None) if here is None else None
+        if (found := here or shipped) is not None:
+            files.append(found)
+        elif (base / path).is_dir():
+            problems.append(Problem(str(base / path), "is a directory", "name the files in it: -d DIRECTORY FILE…"))
+        else:
+            problems.append(Problem(str(base / names[0]), "no such file", _nearest_file(names[0], base)))
+        if shipped is not None:
+            notes.append(f"{path}: there is none here; {shipped}, which is shipped, is taken")
+    return files, problems, tuple(notes)
 
 
-def _nearest_file(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"there is no directory {path.parent}: check the path (and --conf-dir)"
-    names = sorted(p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES)
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean {path.parent / near[0]}?"
-    return f"{path.parent} holds {', '.join(names[:8])}" if names else f"there is no configuration in {path.parent}"
+def _nearest_file(name: Path, base: Path) -> str:
+    folder = (base / name).parent
+    names = sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES) if folder.is_dir() else []
+    if near := difflib.get_close_matches(name.name, names, n=1, cutoff=0.5):
+        return f"did you mean {folder / near[0]}?"
+    if near := difflib.get_close_matches(str(name).removeprefix("configs/"), list_shipped(), n=1, cutoff=0.7):
+        return f"did you mean {near[0]}, which is shipped? `neox-hpc config list` has them all"
+    if not folder.is_dir():
+        return f"there is no directory {folder}: check the path (and --conf-dir)"
+    return f"{folder} holds {', '.join(names[:8])}" if names else f"there is no configuration in {folder}"
 
 
 def _shown(path: Path, base: Path) -> str:

@@ -18,6 +18,8 @@ from neox_hpc.cli.surroundings import git_commit, user_name
 from neox_hpc.request import run_name
 from neox_hpc.run_paths import with_absolute_paths
 from neox_hpc.settings import Checked, Loaded, check_files, load_config
+from neox_hpc.share import share
+from neox_hpc.shipped import FOLDER, Header, list_shipped, read_header
 from neox_hpc.vocabulary import Origin, RunFile, write_run
 
 
@@ -73,6 +75,27 @@ def check(configs: tuple[str, ...], conf_dir: str | None, sets: tuple[str, ...],
     click.echo(_verdict(checked))
 
 
+@config.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+@click.option("--markdown", is_flag=True, help="The page docs/models.md: parameters, published figures, sources.")
+def list_all(as_json: bool, markdown: bool) -> None:
+    """Every configuration that is shipped: each works by this name from any directory.
+
+    \b
+    Examples:
+      neox-hpc config list
+      neox-hpc submit --site local --dry-run pythia/160M.yml local_setup.yml
+      neox-hpc config list --json | jq -r '.[].name'
+    """
+    found = {name: (path, read_header(path.read_text(encoding="utf-8"))) for name, path in list_shipped().items()}
+    if markdown:
+        click.echo(_models_page({name: header for name, (_, header) in found.items()}), nl=False)
+    elif as_json:
+        print_json([{"name": name, "file": path, "title": header.title} for name, (path, header) in found.items()])
+    else:
+        print_table(("NAME", "WHAT"), [(name, header.title) for name, (_, header) in found.items()])
+
+
 @config.command()
 def schema() -> None:
     """A JSON Schema of configuration files, for editors.
@@ -115,6 +138,18 @@ def keys(status: str | None, as_json: bool, markdown: bool) -> None:
     print_table(("KEY", "STATUS", "TYPE", "DEFAULT", "MEANING"), shown)
     total = sum(counts.values())
     click.echo(f"{total} keys of GPT-NeoX: " + ", ".join(f"{number} {name}" for name, number in counts.items()), err=True)
+
+
+def _models_page(headers: dict[str, Header]) -> str:
+    from neox_hpc.models_page import Model, page
+
+    folder, models, parts = share(FOLDER), [], []
+    for name, header in headers.items():
+        if check_files([name], cwd=folder).whole:
+            models.append(Model(name=name, header=header, config=load_config([name], cwd=folder).config))
+        else:
+            parts.append((name, header))
+    return page(models, parts)
 
 
 def _verdict(checked: Checked) -> str:
