@@ -90,19 +90,19 @@ class Model:
     def parameters_as_published(self) -> int | None:
         """The count that the published figure is to be compared with."""
         said = self.published
-        return said and self.parameters(without_embeddings=said.without_embeddings, **dict(said.counted_with))
+        return None if said is None else self.parameters(without_embeddings=said.without_embeddings, **dict(said.counted_with))
 
 
 _HEAD = f"""\
 # The configurations
 
-Written by `{PAGE_COMMAND}` from `configs/`; a test keeps it true. Each works by its name from any
-directory, with or without `configs/` before it: `neox-hpc submit --site frontier 20B.yml`. A file of the same name in the current
-directory goes before. They have the names and the values of GPT-NeoX's, without what is a default; where a value is another one, the
-file and the last section of this page say why.
+Written by `{PAGE_COMMAND}` from `configs/`; a test keeps it true. Each works by its name from
+any directory, with or without `configs/` before it: `neox-hpc plan --site local 125M.yml local_setup.yml`. A file of the same name
+in the current directory goes before. They have the names and the values of GPT-NeoX's files at ea7aefd (2026-05-20), without what
+is a default; where a value is another one, the file and the end of this page say why. What a file is to be given with stands in it.
 
-*Parameters* are counted with the padded vocabulary; *published* is what the authors say, counted as they do, with our count of the
-same where it is not that of the other columns.
+*Parameters* are counted with the padded vocabulary. *Published* is what the authors say, with our count of the same where they
+count another head or other positions than the file has.
 """
 
 
@@ -129,7 +129,7 @@ def _row(model: Model) -> tuple[str, ...]:
         _number(model.parameters()),
         _number(model.parameters(without_embeddings=True)),
         _compared(model),
-        model.header.source,
+        _source(model.header),
     )
 
 
@@ -143,6 +143,11 @@ def _compared(model: Model) -> str:
         keys = ", ".join(f"`{key}: {str(value).lower()}`" for key, value in said.counted_with)
         found += f"; ours with {keys}: {_number(count)}"
     return f"{found} ({said.source})" + (f". Differs: {model.header.differs}" if model.header.differs else "")
+
+
+def _source(header: Header) -> str:
+    """Without GPT-NeoX's file, which the head of the page names for all; where there is nothing else, the file."""
+    return re.split("(?:^|; )values as in GPT-NeoX ", header.source)[0] or header.source.removeprefix("values as in ")
 
 
 def _number(count: int | None) -> str:

@@ -150,7 +150,7 @@ def _find(named: Sequence[Path], base: Path) -> tuple[list[Path], list[Problem],
     problems: list[Problem] = []
     notes: list[str] = []
     for path in named:
-        names = [path] if path.suffix in SUFFIXES else [path.with_name(path.name + ".yml"), path]
+        names = [path] if path.suffix in SUFFIXES or not path.name else [path.with_name(path.name + ".yml"), path]
         here = next((base / name for name in names if (base / name).is_file()), None)
         shipped = next(filter(None, map(find_shipped, names)), None) if here is None else None
         if (found := here or shipped) is not None:

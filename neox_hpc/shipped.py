@@ -24,6 +24,8 @@ class Header:
     title: str
     source: str = ""
     """Paper and table, page, or file that the values come from."""
+    needs: str = ""
+    """What is given with it, or installed for it."""
     vocabulary: int | None = None
     """Tokens of the model's tokenizer, where the file does not name it."""
     published: str = ""

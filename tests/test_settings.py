@@ -10,6 +10,7 @@ import pytest
 
 from neox_hpc.errors import UserError
 from neox_hpc.settings import Loaded, check_files, load_config
+from neox_hpc.share import share
 
 REQUIRED = """\
 num_layers: 2
@@ -125,6 +126,26 @@ def test_traps_of_yaml_are_problems(folder: Path, text: str, problem: str) -> No
     found = problems(folder, "model", "more")
     assert len(found) == 1
     assert found[0].startswith(problem)
+
+
+@pytest.mark.parametrize("names", [("125M", "local_setup"), ("configs/125M.yml", "configs/local_setup.yml")])
+def test_what_is_not_here_is_the_shipped_file_of_that_name_with_a_note(tmp_path: Path, names: tuple[str, str]) -> None:
+    found = load_config(names, cwd=tmp_path)
+    assert found.config.architecture.num_layers == 12
+    assert found.files == tuple(str(share("configs") / f"{name}.yml") for name in ("125M", "local_setup"))
+    assert found.notes[0] == f"{names[0]}: there is none here; {found.files[0]}, which is shipped, is taken"
+    assert load_config(["125M", "local_setup"], conf_dir="configs", cwd=tmp_path).files == found.files
+
+
+def test_a_file_that_is_here_goes_before_the_shipped_one(folder: Path) -> None:
+    (folder / "125M.yml").write_text(REQUIRED)
+    assert load_config(["125M"], cwd=folder).files == ("125M.yml",)
+    assert load_config(["125M"], cwd=folder).notes == ()
+
+
+def test_the_shipped_file_of_nearly_that_name_is_named(tmp_path: Path) -> None:
+    [found] = problems(tmp_path, "pythia/1.4B")
+    assert found.endswith(" / did you mean pythia/1-4B.yml, which is shipped? `neox-hpc config list` has them all")
 
 
 def test_a_directory_is_no_file(folder: Path) -> None:
