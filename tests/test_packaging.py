@@ -68,8 +68,7 @@ def test_the_pinned_versions_are_in_the_wheel(installed: Path) -> None:
 
 
 def test_a_dry_run_renders_without_torch_from_the_wheels_own_files(installed: Path, tmp_path: Path) -> None:
-    config = shared(installed, "configs") / "quickstart.yml"
-    done = run(installed / "neox-hpc", "submit", "--site", "local", "--dry-run", config, cwd=tmp_path)
+    done = run(installed / "neox-hpc", "submit", "--site", "local", "--dry-run", "quickstart.yml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("#!/bin/bash")
     assert os.listdir(tmp_path) == []
