@@ -143,7 +143,7 @@ FLAGS = (
     Flag(
         names=("--node_rank",),
         of=_RUNNER,
-        effect="with --no_ssh: which host of the hostfile this node is, from 0; the run is named after it",
+        effect="with --no_ssh: which host of the hostfile this node is, from 0; its run directory is named after it",
         options=_NUMBER,
     ),
     Flag(
@@ -416,17 +416,13 @@ def check_hosts(active: Mapping[str, Sequence[int]], launcher: str, ssh_port: in
         yield Problem("--include, --exclude", wrong, "choose whole hosts, or --num_gpus N for the first ones")
 
 
-def check_node(active: Mapping[str, Sequence[int]], node_rank: int, loaded: Loaded, around: Around) -> Iterator[Problem]:
-    """Nodes that are started one by one agree on their hosts, and keep their checkpoints together."""
+def check_node(active: Mapping[str, Sequence[int]], node_rank: int, around: Around) -> Iterator[Problem]:
+    """A node that is started by itself is one of the hosts."""
     if around.allocation is not None:
         wrong = "this is a scheduler's job, whose launcher enters its nodes without ssh"
         yield Problem("--no_ssh", wrong, "remove --no_ssh and --node_rank")
     if not 0 <= node_rank < len(active):
         yield Problem("--node_rank", f"{node_rank}, and there are {len(active)} hosts: {', '.join(active)}", "count from 0")
-    save = loaded.config.checkpoints.save
-    if len(active) > 1 and save is not None and not save.startswith("/"):
-        wrong = f"save: {save} is relative to the run directory, and every node has its own"
-        yield Problem(loaded.where("save"), wrong, "write an absolute path that all nodes see")
 
 
 def choose_launcher(site: Site, named: str | None, around: Around, *, force: bool) -> str:

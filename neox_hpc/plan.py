@@ -300,7 +300,7 @@ def _run_file(loaded: Loaded, site: Site, request: Request, world: int, device: 
         name=request.name,
         world_size=world,
         device=device,
-        config=with_absolute_paths(loaded.config, cwd=request.cwd, run_dir=request.run_dir),
+        config=with_absolute_paths(loaded.config, cwd=request.cwd, run_dir=request.outputs or request.run_dir),
         origin=Origin(
             neox_hpc=request.neox_hpc,
             site=site.name,

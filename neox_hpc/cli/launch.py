@@ -30,7 +30,7 @@ from neox_hpc.launchers import Shell
 from neox_hpc.plan import Plan
 from neox_hpc.probe import Facts, read_hostfile, read_machine
 from neox_hpc.render import Launch
-from neox_hpc.request import Request, run_name
+from neox_hpc.request import Request
 from neox_hpc.schedulers import SCHEDULERS
 from neox_hpc.settings import Loaded
 from neox_hpc.site import Site
@@ -113,7 +113,6 @@ class _Chosen:
             nodes=len(self.active),
             master_addr=self.args.master_addr or None,
             master_port=self.master_port,
-            node_rank=self.node_rank,
             launcher_args=(*request.launcher_args, *([self.args.launcher_args] if self.args.launcher_args else [])),
         )
         return Here(
@@ -177,17 +176,12 @@ class Start:
             early_signal=None,
             requeue=False,
             launcher_args=(),
-            name=self._name,
+            name=given.get("name"),
             output_dir=given["output_dir"],
             run_id=given.get("run_id"),
             container=given.get("container"),
+            node_rank=self.command.node_rank,
         )
-
-    @property
-    def _name(self) -> str | None:
-        """Nodes that are started one by one each have a run of their own."""
-        given, node = self.command.given.get("name"), self.command.node_rank
-        return given if node is None else f"{run_name(given, self.command.configs)}-node{node}"
 
     def as_launched(self, loaded: Loaded, site: Site, request: Request) -> Here:
         """The site and the request on the hosts at hand."""
@@ -270,7 +264,7 @@ def _choose(runners: Any, command: Command, loaded: Loaded, site: Site, cwd: str
     port = loaded.config.launch.master_port if "master_port" in loaded.places else None
     launcher = decide.choose_launcher(site, named, around, force=args.force_multi)
     if command.node_rank is not None:
-        _raise(decide.check_node(active, command.node_rank, loaded, around))
+        _raise(decide.check_node(active, command.node_rank, around))
         launcher, port = "local", args.master_port  # the same on every node: DeepSpeed's, if none is given
     _raise(decide.check_hosts(active, launcher, args.ssh_port))
     return _Chosen(

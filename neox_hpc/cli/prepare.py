@@ -59,6 +59,8 @@ class Asked:
     output_dir: str
     run_id: str | None
     container: str | None = None
+    node_rank: int | None = None
+    """Nodes that are started one by one have a run directory each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +126,12 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
     """
     loaded, site, user, times = _load(asked, cwd)
     name = run_name(asked.name, loaded.files)
+    directory, base = _as_directory(name), cwd / Path(asked.output_dir).expanduser()
+    node = "" if asked.node_rank is None else f"-node{asked.node_rank}"
     request = Request(
         name=name,
         name_is_given=bool(asked.name),
-        run_dir=str(choose_path(cwd / Path(asked.output_dir).expanduser(), _as_directory(name), asked.run_id)),
+        run_dir=str(choose_path(base, directory + node, asked.run_id)),
         cwd=str(cwd),
         user=user_name(),
         git_commit=git_commit(cwd),
@@ -147,6 +151,8 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
         exclude=asked.exclude,
         early_signal=times.early_signal,
         requeue=asked.requeue,
+        node_rank=asked.node_rank,
+        outputs=None if asked.node_rank is None else str(base / directory),
         launcher_args=asked.launcher_args,
     )
     here = as_launched(loaded, site, request) if as_launched is not None else _on_hosts(loaded, site, request)

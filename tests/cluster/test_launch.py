@@ -99,13 +99,14 @@ def test_inside_a_job_of_slurm_its_nodes_train(user: User, hosts: Hosts, referen
 def test_nodes_that_are_started_one_by_one_train_what_one_host_trains(pods: Pods, reference: list[float]) -> None:
     (pods.cwd / "bin" / "ssh").write_text("#!/bin/sh\nexit 255\n")
     (pods.cwd / "bin" / "ssh").chmod(0o755)
-    alone = (*words(pods, "byhand"), "--no_ssh", "--set", f"save={pods.cwd}/checkpoints")
+    alone = (*words(pods, "byhand"), "--no_ssh", "--set", "save=checkpoints", "--set", "checkpoint_factor=3")
     environ = {"PATH": f"{pods.cwd / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": CHECKOUT, "OMP_NUM_THREADS": "1"}
     started = [
         pods.hosts.start(host, [*alone, "--node_rank", str(node)], cwd=pods.cwd, environ=environ)
         for node, host in enumerate(("node1", "node2"))
     ]
-    said = [process.communicate(timeout=400)[0] for process in started]
+    said = [process.communicate(timeout=400) for process in started]
     (pods.cwd / "bin" / "ssh").unlink()
     assert [process.returncode for process in started] == [0, 0], said
     assert losses(pods.cwd / "runs/byhand-node0") == pytest.approx(reference, rel=1e-6)
+    assert (pods.cwd / "runs/byhand/checkpoints/latest").exists()
