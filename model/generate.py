@@ -27,6 +27,7 @@ from model.engine.start import choose_device, leave_ranks
 from model.failure import report_failure
 from model.gpt import GPT
 from model.mpi import find_place
+from model.mup_base import read_base_shapes
 from model.parallel.groups import Groups, make_groups
 from model.ranks import Ranks, likely_rank, set_ranks
 from model.sampling import batches, continue_together, uniforms
@@ -90,7 +91,7 @@ def generate_run(run: RunFile, run_dir: Path, ranks: Ranks, checkpoint: Path | N
     weights = load_weights(find_checkpoint(config, run_dir, checkpoint))
     device = choose_device(run.device, ranks)
     groups = _groups(config, ranks, device)
-    network = GPT(config, tokenizer.vocab_size, groups, device=device, weights=weights)
+    network = GPT(config, tokenizer.vocab_size, groups, device=device, weights=weights, base=read_base_shapes(config))
     network.to(device, DTYPES[config.precision]).eval()
     begin = time.perf_counter()
     samples = list(sample(network, tokenizer, prompts, config))

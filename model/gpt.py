@@ -21,9 +21,11 @@ from model.implementations import Implementations, choose
 from model.layers.block import Block
 from model.layers.cache import LayerCache
 from model.layers.ends import Embedding, FinalNorm, Head
+from model.layers.init import Draw, drawing_device
 from model.layers.stage import Stage, pack, unpack
+from model.mup import BaseShapes, Multipliers, initial_factor, multipliers
 from model.parallel.groups import Groups, one_rank
-from model.parallel.parameters import fill_parameters, name_parameters, reset_parameters
+from model.parallel.parameters import GlobalParameter, fill_parameters, global_parameters, name_parameters, reset_parameters
 from model.parallel.pipe import from_last, receive, send
 
 Recompute = Callable[..., Tensor]
@@ -31,7 +33,12 @@ Recompute = Callable[..., Tensor]
 
 
 def make_layers(
-    config: RunConfig, padded_vocab: int, groups: Groups, table: Implementations, which: Sequence[int]
+    config: RunConfig,
+    padded_vocab: int,
+    groups: Groups,
+    table: Implementations,
+    which: Sequence[int],
+    times: Multipliers = Multipliers(),  # noqa: B008 (frozen)
 ) -> list[nn.Module]:
     """The layers whose numbers are ``which`` (the embedding is 0), each from a :class:`Stage` to the next; the head ends them.
 
@@ -49,7 +56,7 @@ def make_layers(
         elif number == last:
             tied = None if shape.no_weight_tying else made.get("embedding") or Embedding(config, padded_vocab, groups)
             assert tied is None or isinstance(tied, Embedding)
-            made["head"] = Head(config, padded_vocab, groups, tied, table.loss.code)
+            made["head"] = Head(config, padded_vocab, groups, tied, table.loss.code, times.head)
         else:
             made[f"layers.{number - 1}"] = Block(
                 config,
@@ -59,6 +66,7 @@ def make_layers(
                 attend=table.attention[number - 1].code,
                 activation=table.activation.code,
                 positions=positions,
+                query_scale=times.query,
             )
     name_parameters(_named(name, layer) for name, layer in made.items())
     return list(made.values())
@@ -75,22 +83,26 @@ class GPT(nn.Module):
         *,
         device: torch.device | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        base: BaseShapes | None = None,
     ) -> None:
         """Built on the CPU in fp32.
 
         Args:
             vocab_size: the tokenizer's; the matrices are padded.
-            device: where it will run (it chooses the implementations); the CPU when absent.
+            device: where it will run (it chooses the implementations, and draws the weights); the CPU when absent.
             weights: whole tensors by global name; drawn from the seed when absent.
+            base: muP's base network, where ``use_mup``.
 
         Raises:
             ValueError: the layout cannot cut the model, an implementation is missing, or the weights are of another architecture.
         """
         super().__init__()
+        assert config.maximal_update.use_mup == (base is not None), "muP is relative to a base network"
         self.vocab_size = vocab_size
         self.padded_vocab_size = config.padded_vocab_size(vocab_size)
         self.groups = groups or one_rank()
-        self.implementations = choose(config, device or torch.device("cpu"))
+        device = device or torch.device("cpu")
+        self.implementations = choose(config, device)
         if self.groups.sequence_parallel and config.architecture.seq_length % self.groups.layout.tensor:
             asked = f"model_parallel_size {self.groups.layout.tensor} with sequence_parallel"
             raise ValueError(f"seq_length {config.architecture.seq_length} is not a multiple of {asked}")
@@ -99,7 +111,8 @@ class GPT(nn.Module):
         here = bounds[self.groups.pipe_rank]
         self.first_layer = here.start
         """Among all layers of the network, of which the embedding is 0."""
-        layers = make_layers(config, self.padded_vocab_size, self.groups, self.implementations, here)
+        times = multipliers(config, base)
+        layers = make_layers(config, self.padded_vocab_size, self.groups, self.implementations, here, times)
         head = layers.pop() if self.groups.last_stage else None
         self.layers = nn.ModuleList(layers)
         assert head is None or isinstance(head, Head)
@@ -117,9 +130,12 @@ class GPT(nn.Module):
         self._width = shape.hidden_size
         self._compiled = config.own.neox_hpc.compile
         if self._compiled:
-            compile_blocks((layer for layer in layers if isinstance(layer, Block)), device or torch.device("cpu"))
+            compile_blocks((layer for layer in layers if isinstance(layer, Block)), device)
+        if base is not None:
+            for parameter in global_parameters(self):
+                parameter.growth = base.growth(parameter.global_name, parameter.global_shape)
         if weights is None:
-            reset_parameters(self, training.seed)
+            reset_parameters(self, training.seed, drawing_device(config, device), _factor(config, base))
         else:
             fill_parameters(self, weights, whole=self.groups.layout.pipe == 1)
 
@@ -187,6 +203,18 @@ def _run(blocks: Sequence[Block], fields: Sequence[str], *tensors: Tensor) -> Te
     for block in blocks:
         stage = block(stage)
     return stage.x
+
+
+def _factor(config: RunConfig, base: BaseShapes | None) -> Callable[[GlobalParameter], float]:
+    """What a first value is multiplied by: 1 but for weights under muP."""
+
+    def factor(parameter: GlobalParameter) -> float:
+        if base is None or parameter.growth is None or not isinstance(parameter.init, Draw):
+            return 1.0
+        scale = config.maximal_update.mup_init_scale
+        return scale * initial_factor(parameter.init, parameter.global_shape, parameter.growth, base)
+
+    return factor
 
 
 def _named(name: str, layer: nn.Module) -> tuple[str, nn.Module]:

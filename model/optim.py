@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from model.config import RunConfig
+from model.mup import split_by_width
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
@@ -40,6 +41,12 @@ def learning_rate(config: RunConfig, step: int) -> float:
     return max(rate, floor)
 
 
+def give_rate(groups: Iterable[dict[str, Any]], rate: float) -> None:
+    """Let every group of an optimizer learn at ``rate``, times what muP asks of it."""
+    for group in groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
+
+
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay; biases and norms (one dimension) without."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -54,5 +61,5 @@ def make_optimizer(config: RunConfig, parameters: Iterable[nn.Parameter]) -> tor
     """torch's AdamW, or its Adam when ``adam_w_mode`` is false (weight decay as a part of the gradient)."""
     params = config.optimization.optimizer.params
     kind = torch.optim.AdamW if params.adam_w_mode else torch.optim.Adam
-    groups = parameter_groups(parameters, config.optimization.weight_decay)
+    groups = split_by_width(parameter_groups(parameters, config.optimization.weight_decay), "adam")
     return kind(groups, lr=params.lr, betas=params.betas, eps=params.eps, fused=True)

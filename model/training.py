@@ -25,6 +25,8 @@ from model.gpt import GPT
 from model.monitor.console import Console
 from model.monitor.metrics import MetricsFile
 from model.monitor.throughput import step_flops
+from model.mup_base import read_base_shapes, write_base_shapes
+from model.mup_check import check_coordinates, slopes, write_coordinates
 from model.optim import learning_rate
 from model.parallel.groups import Groups, make_groups
 from model.ranks import Ranks
@@ -66,8 +68,15 @@ def train_joined(run: RunFile, run_dir: Path, ranks: Ranks, device: torch.device
         timeout=_timeout(config),
     )
     _agree(run, groups)
+    if config.maximal_update.save_base_shapes:
+        path = from_first_rank(lambda: write_base_shapes(config), groups)
+        return (_say if groups.rank == 0 else _keep_quiet)(f"saved the base shapes of muP: {path}")
     data = _open_data(config, batch, run_dir, groups, tokenizer)
-    trainer = Trainer(GPT(config, tokenizer.vocab_size, groups, device=device), config, batch, groups, device)
+    if config.maximal_update.coord_check:
+        return from_first_rank(lambda: _check_coordinates(config, data, tokenizer.vocab_size, run_dir, device), groups)
+    base = from_first_rank(lambda: read_base_shapes(config), groups)
+    network = GPT(config, tokenizer.vocab_size, groups, device=device, base=base)
+    trainer = Trainer(network, config, batch, groups, device)
     _Run(run, run_dir, batch, groups, data, trainer).train()
 
 
@@ -214,6 +223,14 @@ def _open_data(config: RunConfig, batch: BatchSizes, run_dir: Path, groups: Grou
 
     from_first_rank(build, groups)
     return open_data(config, batch, run_dir / "index", build=False, **tokens)
+
+
+def _check_coordinates(config: RunConfig, data: Splits, vocab_size: int, run_dir: Path, device: torch.device) -> None:
+    """In place of training, on the first rank: on every layout the same is trained."""
+    points = check_coordinates(config, data.train.batch(0, 0), vocab_size, device)
+    for (parametrization, activation), slope in slopes(points).items():
+        _say(f"{parametrization:>10} {activation:<16} moves as width^{slope:+.2f}")
+    _say(f"saved {write_coordinates(points, run_dir)}; neox-hpc plot draws it")
 
 
 def _agree(run: RunFile, groups: Groups) -> None:

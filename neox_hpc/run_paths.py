@@ -41,7 +41,8 @@ def inputs(config: RunConfig, cwd: str) -> Iterator[InputPath]:
     for key in (*INPUT_FILES, *INPUT_FOLDERS):
         if values[key] is not None and not (key == "load" and continues(config)):
             path = _absolute(values[key], cwd)
-            yield InputPath(key, path, (path,))
+            written = key == "base_shapes_file" and config.maximal_update.save_base_shapes
+            yield InputPath(key, path, (f"{os.path.dirname(path)}/." if written else path,))  # of what is written, the directory
 
 
 def outputs(config: RunConfig, run_dir: str) -> Iterator[str]:

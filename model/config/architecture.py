@@ -24,7 +24,6 @@ InitMethod = Literal[
     "small_init",
     "single_residual_scaled_normal",
 ]
-TRAINED_INITS = ("normal", "scaled_normal", "wang_init", "small_init", "single_residual_scaled_normal")
 
 
 class Parallelism(Section):
@@ -111,12 +110,14 @@ class Architecture(Section):
     use_bias_in_mlp: bool = live(True, doc="Biases in the MLP's linear layers.")
     hidden_dropout: float = live(0.0, ge=0, lt=1, doc="Dropout on embeddings and on both residual additions.")
     attention_dropout: float = live(0.0, ge=0, lt=1, doc="Dropout on attention probabilities.")
-    init_method: InitMethod = live("normal", trains=TRAINED_INITS, doc="Initialization of embeddings, QKV, MLP input and head.")
+    init_method: InitMethod = live("normal", doc="Initialization of embeddings, QKV, MLP input and head.")
     output_layer_init_method: InitMethod = live(
-        "scaled_normal", trains=TRAINED_INITS, doc="Initialization of the two matrices that write to the residual stream."
+        "scaled_normal", doc="Initialization of the two matrices that write to the residual stream."
     )
     init_method_std: float = live(0.02, gt=0, doc="Standard deviation of the normal methods.")
-    use_cpu_initialization: bool = planned(False, doc="Draw initial weights on the CPU.")
+    use_cpu_initialization: bool = live(
+        False, doc="Draw initial weights on the CPU, the same on every machine; a GPU draws them faster, those of its kind."
+    )
     num_unique_layers: int | None = retired(
         None, doc="Layers with weights of their own.", why="validated and never read by GPT-NeoX"
     )

@@ -167,6 +167,7 @@ def _contradictions(config: RunConfig) -> Iterator[KeyProblem]:
         wrong = f"DeepSpeed groups ranks for it as if there were no tensor parallelism, and model_parallel_size is {tensor}"
         yield KeyProblem(key=f"zero_optimization.{key}", wrong=wrong, fix="remove it, or write model_parallel_size: 1")
     yield from _recomputation(config)
+    yield from _maximal_update(config)
     profiler = config.deepspeed.flops_profiler
     if profiler is not None and profiler.enabled and config.parallelism.pipe_parallel_size > 1:
         wrong = "DeepSpeed's pipeline engine never shows the profile"
@@ -191,6 +192,31 @@ def _recomputation(config: RunConfig) -> Iterator[KeyProblem]:
         yield KeyProblem(key="contiguous_checkpointing", wrong=wrong, fix="add partition_activations: true, or remove it")
 
 
+def _maximal_update(config: RunConfig) -> Iterator[KeyProblem]:
+    """Keys of muP that would change nothing, and what has no rule in it."""
+    keys, optimizer = config.maximal_update, config.optimization.optimizer.type
+    if not keys.use_mup:
+        for key, field in MaximalUpdate.model_fields.items():
+            if key != "soft_prompt_tuning" and getattr(keys, key) != field.default:
+                yield KeyProblem(key=key, wrong="is a key of muP, and use_mup is false", fix="add use_mup: true, or remove it")
+        return
+    if keys.base_shapes_file is None and not keys.coord_check:
+        fix = "write base_shapes_file: FILE; a run of the narrow network with save_base_shapes: true writes it"
+        yield KeyProblem(key="use_mup", wrong="is relative to base shapes, and base_shapes_file is not given", fix=fix)
+    if keys.save_base_shapes and keys.coord_check:
+        yield KeyProblem(key="save_base_shapes", wrong="and coord_check are two things to do instead of training", fix="remove one")
+    if optimizer not in MUP_OPTIMIZERS:
+        fix = f"write one of {', '.join(MUP_OPTIMIZERS)}"
+        yield KeyProblem(key="optimizer.type", wrong=f"muP has no rule for the learning rates of {optimizer}", fix=fix)
+    if config.optimization.scheduler is not None:
+        wrong = "DeepSpeed's schedule gives all parameters one learning rate, and muP gives them several"
+        yield KeyProblem(key="scheduler", wrong=wrong, fix="remove it, or use_mup")
+    if keys.mup_rp_embedding_mult != 1 and config.architecture.pos_emb not in ("learned", "sinusoidal"):
+        wrong = f"multiplies learned and sinusoidal positions, and pos_emb is {config.architecture.pos_emb}"
+        yield KeyProblem(key="mup_rp_embedding_mult", wrong=wrong, fix="remove it")
+
+
+MUP_OPTIMIZERS = ("adam", "adamw", "cpu_adam", "cpu_torch_adam", "sgd")
 STORED_ELSEWHERE = (
     "partition_activations",
     "contiguous_checkpointing",

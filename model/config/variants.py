@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from model.config.keys import Section, planned, retired
+from model.config.keys import Section, live, planned, retired
 
 
 class Experts(Section):
@@ -49,16 +49,16 @@ class TransformerEngine(Section):
 
 
 class MaximalUpdate(Section):
-    """muP, and tuning of prompts alone."""
+    """muP (rules: model/mup.py), and tuning of prompts alone."""
 
-    use_mup: bool = planned(False, doc="Maximal update parametrization.")
-    coord_check: bool = planned(False, doc="Plot activations over widths instead of training.")
-    save_base_shapes: bool = planned(False, doc="Write the base shapes file instead of training.")
-    base_shapes_file: str | None = planned(None, doc="Base shapes of muP.")
-    mup_init_scale: float = planned(1.0, doc="Scale of initial weights under muP.")
-    mup_embedding_mult: float = planned(1.0, doc="Multiplier of embeddings under muP.")
-    mup_rp_embedding_mult: float = planned(1.0, doc="Multiplier of relative position embeddings under muP.")
-    mup_width_scale: int = planned(2, ge=1, doc="Width ratio of the two base models.")
-    mup_attn_temp: float = retired(1.0, doc="Attention temperature under muP.", why="never read by GPT-NeoX")
-    mup_output_temp: float = retired(1.0, doc="Output temperature under muP.", why="never read by GPT-NeoX")
+    use_mup: bool = live(False, doc="Maximal update parametrization (arXiv:2203.03466), relative to base_shapes_file.")
+    coord_check: bool = live(False, doc="Measure activations over widths, with and without muP, instead of training.")
+    save_base_shapes: bool = live(False, doc="Write base_shapes_file for this width instead of training.")
+    base_shapes_file: str | None = live(None, doc="Base shapes of muP.")
+    mup_init_scale: float = live(1.0, gt=0, doc="Initial weights are multiplied by this under muP.")
+    mup_embedding_mult: float = live(1.0, doc="Multiplier of embeddings under muP.")
+    mup_rp_embedding_mult: float = live(1.0, doc="Multiplier of learned and sinusoidal positions under muP.")
+    mup_width_scale: int = live(2, ge=2, doc="Ratio of neighbouring widths: of the base and what it is compared with, of coord_check.")
+    mup_attn_temp: float = live(1.0, gt=0, doc="Attention scores are divided by this under muP.")
+    mup_output_temp: float = live(1.0, gt=0, doc="Logits are divided by this under muP.")
     soft_prompt_tuning: dict[str, Any] | None = planned(None, doc="Train a soft prompt in front of a frozen model.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from model.optim import give_rate
+
 
 def set_rate(engine: Any, rate: float) -> float:
     """Give the coming step the learning rate ``rate``, unless DeepSpeed's schedule has set one; the rate that it has."""
     if engine.lr_scheduler is None:
-        for group in engine.optimizer.param_groups:
-            group["lr"] = rate
+        give_rate(engine.optimizer.param_groups, rate)
+        return rate
     return float(engine.optimizer.param_groups[0]["lr"])
 
 

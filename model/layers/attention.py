@@ -42,7 +42,9 @@ class SelfAttention(nn.Module):
     generator, which every rank seeds apart.
     """
 
-    def __init__(self, config: RunConfig, groups: Groups, attend: Attention, positions: Positions, number: int) -> None:
+    def __init__(
+        self, config: RunConfig, groups: Groups, attend: Attention, positions: Positions, number: int, query_scale: float = 1.0
+    ) -> None:
         super().__init__()
         shape = config.architecture
         width, heads, bias = shape.hidden_size, shape.num_attention_heads, shape.use_bias_in_attn_linear
@@ -56,6 +58,7 @@ class SelfAttention(nn.Module):
             self.query_key_value = GroupedHeads(config, groups)
         self.dense = RowParallelLinear(width, width, bias=bias, init=output_init(config), groups=groups)
         self._attend, self._positions = attend, positions
+        self._query_scale = query_scale
         self._softmax_in_fp32 = shape.attention_softmax_in_fp32
         self._layer_scale = float(max(1, number)) if shape.apply_query_key_layer_scaling else 1.0
         rate = shape.attention_dropout
@@ -82,6 +85,8 @@ class SelfAttention(nn.Module):
         return out
 
     def _core(self, q_BNSH: Tensor, k_BMKH: Tensor, v_BMKH: Tensor, stage: Stage) -> Tensor:
+        if self._query_scale != 1:
+            q_BNSH = q_BNSH * self._query_scale
         drop = None
         if self._dropout is not None and self.training:
             assert stage.sample_B is not None, "samples have numbers where something is dropped"

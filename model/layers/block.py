@@ -38,6 +38,7 @@ class Block(nn.Module):
         attend: Attention,
         activation: Callable[[Tensor], Tensor],
         positions: Positions,
+        query_scale: float = 1.0,
     ) -> None:
         super().__init__()
         shape, seed = config.architecture, config.training.seed
@@ -46,7 +47,7 @@ class Block(nn.Module):
         if rate := shape.hidden_dropout:
             self._dropouts = tuple(Dropout(rate, seed, number, place, groups) for place in (ATTENTION_OUTPUT, MLP_OUTPUT))
         self.input_layernorm = norm(config, groups)
-        self.attention = SelfAttention(config, groups, attend, positions, number)
+        self.attention = SelfAttention(config, groups, attend, positions, number, query_scale)
         if not (self._parallel and self._tied):
             self.post_attention_layernorm = norm(config, groups)
         self.mlp = MLP(config, groups, activation)

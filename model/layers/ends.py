@@ -28,12 +28,15 @@ class Embedding(nn.Module):
         super().__init__()
         shape = config.architecture
         self.word_embeddings = VocabParallelEmbedding(padded_vocab, shape.hidden_size, init=input_init(config), groups=groups)
+        self._scale = config.maximal_update.mup_embedding_mult
         rate, layer = shape.hidden_dropout, shape.num_layers  # blocks are layers 0 to num_layers - 1
         self._dropout = Dropout(rate, config.training.seed, layer, EMBEDDING, groups) if rate else None
 
     def forward(self, stage: Stage) -> Stage:
         """Rows of the embedding."""
         x_BSD = self.word_embeddings(stage.x)
+        if self._scale != 1:
+            x_BSD = x_BSD * self._scale
         if self._dropout is not None and self.training:
             assert stage.sample_B is not None, "samples have numbers where something is dropped"
             x_BSD = self._dropout.residual(x_BSD, stage.sample_B)
@@ -59,13 +62,15 @@ class Head(nn.Module):
     holds as a module: the same one, or where the first pipeline stage has that, a copy.
     """
 
-    def __init__(self, config: RunConfig, padded_vocab: int, groups: Groups, tied: Embedding | None, loss: Loss) -> None:
+    def __init__(
+        self, config: RunConfig, padded_vocab: int, groups: Groups, tied: Embedding | None, loss: Loss, scale: float = 1.0
+    ) -> None:
         super().__init__()
         shape = config.architecture
         self._cut: Cut = shape.output_layer_parallelism
         self._z_loss = config.post_training.z_loss
         self._in_fp32 = not config.deepspeed.fp16_lm_cross_entropy
-        self._groups, self._width, self._loss = groups, shape.hidden_size, loss
+        self._groups, self._width, self._loss, self._scale = groups, shape.hidden_size, loss, scale
         if tied is not None:
             self.word_embeddings = tied.word_embeddings
         else:
@@ -90,6 +95,8 @@ class Head(nn.Module):
         ``matrix``: this head's, if it came another way.
         """
         weight = self.matrix if matrix is None else matrix
+        if self._scale != 1:
+            x_BSD = x_BSD * self._scale
         if labels_BS is None or mask_BS is None:
             return self._logits(x_BSD, weight)
         how = {"cut": self._cut, "z_loss": self._z_loss, "in_fp32": self._in_fp32}

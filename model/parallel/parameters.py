@@ -12,6 +12,8 @@ from model.parallel.groups import Groups
 
 Init = Callable[[Tensor, torch.Generator], None]
 """Fills a whole tensor in place, drawing from the generator."""
+Growth = tuple[float | None, ...]
+"""How many times its size in muP's base network each dimension of a parameter has; ``None``: it does not grow with the width."""
 
 
 def zeros(whole: Tensor, generator: torch.Generator) -> None:
@@ -33,6 +35,8 @@ class GlobalParameter(nn.Parameter):
     """The dimension that tensor parallelism cuts; ``None``: the whole tensor lies on every rank."""
     shard_offset: int
     init: Init
+    growth: Growth | None
+    """``None``: without muP."""
     tensor_model_parallel: bool
     """DeepSpeed counts a parameter's gradient in the norm on every tensor rank if this is true, else on the first only."""
 
@@ -55,6 +59,7 @@ def make_parameter(shape: tuple[int, ...], init: Init, groups: Groups, *, shard_
     parameter.global_name, parameter.global_shape = "", shape
     parameter.shard_dim, parameter.shard_offset = shard_dim, offset
     parameter.init, parameter.tensor_model_parallel = init, shard_dim is not None
+    parameter.growth = None
     return parameter
 
 
@@ -73,16 +78,18 @@ def name_parameters(layers: Iterable[tuple[str, nn.Module]]) -> None:
             parameter.global_name = f"{layer_name}.{name}"
 
 
-def reset_parameters(module: nn.Module, seed: int) -> None:
-    """Draw the first values: a pure function of ``seed`` and the global name, whatever the layout.
+def reset_parameters(
+    module: nn.Module, seed: int, device: torch.device, factor: Callable[[GlobalParameter], float] = lambda parameter: 1.0
+) -> None:
+    """Draw the first values: a pure function of ``seed``, the global name and the kind of device, whatever the layout.
 
-    Every rank draws the whole tensor on the CPU and keeps its slice; one tensor at a time is in memory.
+    Every rank draws the whole tensor on ``device`` and keeps its slice times ``factor``; one tensor at a time is in memory.
     """
     with torch.no_grad():
         for parameter in global_parameters(module):
-            whole = torch.empty(parameter.global_shape)
-            parameter.init(whole, _generator(seed, parameter.global_name))
-            parameter.copy_(local_slice(parameter, whole))
+            whole = torch.empty(parameter.global_shape, device=device)
+            parameter.init(whole, _generator(seed, parameter.global_name, device))
+            parameter.copy_(local_slice(parameter, whole)).mul_(factor(parameter))
 
 
 def fill_parameters(module: nn.Module, weights: Mapping[str, Tensor], *, whole: bool) -> None:
@@ -112,6 +119,6 @@ def local_slice(parameter: GlobalParameter, whole: Tensor) -> Tensor:
     return whole.narrow(parameter.shard_dim, parameter.shard_offset, parameter.shape[parameter.shard_dim])
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def _generator(seed: int, name: str, device: torch.device) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))  # it uses 32 bits of a seed, not more
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:4], "little"))  # the CPU's uses 32 bits of a seed, not more

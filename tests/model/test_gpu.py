@@ -7,15 +7,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 
-from model.config import RunConfig, RunFile, write_run
+from model.config import Layout, RunConfig, RunFile, write_run
+from model.config.architecture import InitMethod
+from model.gpt import GPT
 from model.parallel import loss
-from model.parallel.groups import one_rank
+from model.parallel.groups import Groups, one_rank
+from model.parallel.parameters import global_parameters, local_slice
+from tests.model.networks import VOCAB, small_config
 from tests.model.tiny import KEYS, curve, write_tokens
 
 pytestmark = [
@@ -55,13 +59,29 @@ def test_one_gpu_learns_in_every_precision_and_stage(tmp_path: Path, precision: 
 
 
 def test_a_gpu_follows_a_cpu_in_fp32(tmp_path: Path) -> None:
-    train(tmp_path / "gpu", hidden_dropout=0.0)
+    train(tmp_path / "gpu", hidden_dropout=0.0, use_cpu_initialization=True)
     text = (tmp_path / "gpu" / "run.json").read_text().replace(str(tmp_path / "gpu"), str(tmp_path / "cpu"))
     (tmp_path / "cpu").mkdir()
     write_tokens(tmp_path / "cpu")
     (tmp_path / "cpu" / "run.json").write_text(json.dumps(json.loads(text) | {"device": "cpu"}))
     subprocess.run([sys.executable, "-m", "model.train", str(tmp_path / "cpu" / "run.json")], check=True, timeout=300)
     assert curve(tmp_path / "gpu") == pytest.approx(curve(tmp_path / "cpu"), rel=1e-3)
+
+
+@pytest.mark.parametrize("method", get_args(InitMethod))
+def test_weights_that_a_gpu_draws_are_the_same_on_every_layout_and_not_those_of_a_cpu(method: str) -> None:
+    keys: dict[str, Any] = {"init_method": method, "output_layer_init_method": method}
+    device, layout = torch.device("cuda"), Layout(world_size=2, tensor=2)
+    wholes = {p.global_name: p for p in global_parameters(GPT(small_config(**keys), VOCAB, device=device))}
+    cut = small_config(**keys, model_parallel_size=2)
+    for rank in range(2):
+        for p in global_parameters(GPT(cut, VOCAB, Groups(layout=layout, rank=rank), device=device)):
+            assert torch.equal(p, local_slice(p, wholes[p.global_name].detach())), p.global_name
+    other = GPT(small_config(**keys, use_cpu_initialization=True), VOCAB, device=device)
+    matrices = [p for p in global_parameters(other) if p.dim() == 2]
+    assert not any(torch.equal(p, wholes[p.global_name]) for p in matrices)
+    for p in matrices:
+        assert p.detach().std().item() == pytest.approx(wholes[p.global_name].detach().std().item(), rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

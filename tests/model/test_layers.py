@@ -16,7 +16,6 @@ from model.kernels.activations import gelu_erf, gelu_tanh
 from model.layers.attention import Drop
 from model.layers.cache import LayerCache
 from model.layers.dropout import PROBABILITIES, Dropout
-from model.layers.init import standard_deviation
 from model.layers.positions import NoPositions, Rotary
 from model.parallel.groups import Groups, one_rank
 from model.parallel.parameters import make_parameter, zeros
@@ -132,20 +131,6 @@ def test_a_cache_gives_back_what_it_was_given_in_order() -> None:
     cache.keep(torch.tensor([1]))
     keys, _ = cache.append(k[1:, :, :1], k[1:, :, :1])
     assert torch.equal(keys, torch.cat([k[1:], k[1:, :, :1]], dim=2))
-
-
-@pytest.mark.parametrize(
-    ("method", "expected"),
-    [
-        ("normal", 0.3),
-        ("scaled_normal", 0.3 / math.sqrt(4)),
-        ("single_residual_scaled_normal", 0.3 / math.sqrt(2)),
-        ("small_init", math.sqrt(2 / (5 * 32))),
-        ("wang_init", 2 / (2 * math.sqrt(32))),
-    ],
-)
-def test_initialization_methods_have_gpt_neox_s_deviations(method: Any, expected: float) -> None:
-    assert standard_deviation(method, small_config()) == pytest.approx(expected)
 
 
 def test_a_dimension_that_does_not_divide_is_refused() -> None:

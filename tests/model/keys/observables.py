@@ -94,6 +94,13 @@ def first_loss(keys: dict[str, Any], here: Here) -> Any:
     return float(loss.detach()), [float(p.grad.square().sum()) for p in network.parameters() if p.grad is not None]
 
 
+def drawn_on(keys: dict[str, Any], here: Here) -> Any:
+    """Where the weights of a network for a GPU are drawn."""
+    with mock.patch("model.gpt.reset_parameters") as drawn:
+        GPT(small_config(**keys), VOCAB, device=torch.device("cuda"))
+    return drawn.call_args.args[2]
+
+
 def bf16_logits(keys: dict[str, Any], here: Here) -> Any:
     """The same network under reduced precision."""
     network = GPT(small_config(**keys), VOCAB).to(torch.bfloat16).eval()

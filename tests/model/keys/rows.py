@@ -120,6 +120,7 @@ LIVE = (
     Row("init_method", "normal", "small_init", see.first_loss),
     Row("output_layer_init_method", "normal", "wang_init", see.first_loss),
     Row("init_method_std", 0.02, 0.2, see.first_loss),
+    Row("use_cpu_initialization", False, True, see.drawn_on),
     Row("seed", 1, 2, see.first_loss),
     Row("z_loss", 0.0, 0.1, see.first_loss),
     Row("num_kv_heads", None, 2, see.shapes),
