@@ -1,4 +1,4 @@
-"""The maximal update parametrization (muP): what depends on the width, so that hyperparameters found on a narrow network fit a wide one.
+"""The maximal update parametrization (muP): what depends on the width, so that hyperparameters of a narrow network fit a wide one.
 
 Yang, Hu et al. 2022, "Tensor Programs V", arXiv:2203.03466, in the form of table 8, which allows a tied head; weight decay as in
 microsoft/mup.  Relative to a base network, at whose sizes all is the standard parametrization.  With m the number of times that a
@@ -38,7 +38,7 @@ class BaseShapes:
     hidden_size: int
     head_size: int
     shapes: Mapping[str, tuple[int | None, ...]]
-    """Kind of parameter (:func:`kind_of`) -> its dimensions, outputs before inputs; ``None``: one that does not grow with the width."""
+    """Kind of parameter (:func:`kind_of`) -> its dimensions, outputs before inputs; ``None``: it does not grow with the width."""
 
     def growth(self, name: str, shape: Sequence[int]) -> Growth:
         """How many times its base size each dimension of a parameter has.

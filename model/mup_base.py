@@ -13,7 +13,7 @@ import torch
 from model.config import RunConfig
 from model.gpt import make_layers
 from model.implementations import choose
-from model.mup import BaseShapes, Multipliers, kind_of
+from model.mup import BaseShapes, kind_of
 from model.parallel.groups import one_rank
 from model.parallel.parameters import global_parameters
 
@@ -64,7 +64,9 @@ def read_base_shapes(config: RunConfig) -> BaseShapes | None:
     fix = "a run of the base network with save_base_shapes: true writes it"
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
-        shapes = {str(kind): tuple(None if size is None else int(size) for size in sizes) for kind, sizes in written["shapes"].items()}
+        shapes = {
+            str(kind): tuple(None if size is None else int(size) for size in sizes) for kind, sizes in written["shapes"].items()
+        }
         return BaseShapes(hidden_size=int(written["hidden_size"]), head_size=int(written["head_size"]), shapes=shapes)
     except OSError as error:
         raise ValueError(f"base_shapes_file: {path} cannot be read: {error.strerror}\n  fix: {fix}") from error

@@ -1,4 +1,4 @@
-"""The coordinate check of muP (arXiv:2203.03466, figure 5 and appendix D.1): how far activations move in the first steps, over widths.
+"""The coordinate check of muP (arXiv:2203.03466, figure 5): how far activations move in the first steps, over widths.
 
 With muP every kind of activation moves as far in a wide network as in a narrow one; in the standard parametrization logits and what
 attention writes move farther.  Changes when other activations are measured.

@@ -69,11 +69,12 @@ def train_joined(run: RunFile, run_dir: Path, ranks: Ranks, device: torch.device
     )
     _agree(run, groups)
     if config.maximal_update.save_base_shapes:
-        path = from_first_rank(lambda: write_base_shapes(config), groups)
-        return (_say if groups.rank == 0 else _keep_quiet)(f"saved the base shapes of muP: {path}")
+        _say_once(f"saved the base shapes of muP: {from_first_rank(lambda: write_base_shapes(config), groups)}", groups)
+        return
     data = _open_data(config, batch, run_dir, groups, tokenizer)
     if config.maximal_update.coord_check:
-        return from_first_rank(lambda: _check_coordinates(config, data, tokenizer.vocab_size, run_dir, device), groups)
+        from_first_rank(lambda: _check_coordinates(config, data, tokenizer.vocab_size, run_dir, device), groups)
+        return
     base = from_first_rank(lambda: read_base_shapes(config), groups)
     network = GPT(config, tokenizer.vocab_size, groups, device=device, base=base)
     trainer = Trainer(network, config, batch, groups, device)
@@ -203,6 +204,11 @@ class _Run:
 
 def _say(message: str) -> None:
     print(message, flush=True)
+
+
+def _say_once(message: str, groups: Groups) -> None:
+    if groups.rank == 0:
+        _say(message)
 
 
 def _keep_quiet(message: str) -> None:

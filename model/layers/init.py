@@ -1,10 +1,10 @@
 """First values of weights, by GPT-NeoX's names; changes with another method.
 
-normal; scaled_normal: GPT-2 (Radford et al. 2019, section 2.3); small_init: Nguyen and Salazar 2019, arXiv:1910.05895; wang_init: GPT-J;
+scaled_normal: GPT-2 (Radford et al. 2019, section 2.3); small_init: Nguyen and Salazar 2019, arXiv:1910.05895; wang_init: GPT-J;
 xavier: Glorot and Bengio 2010, equation 16; orthogonal: Saxe, McClelland and Ganguli 2013, arXiv:1312.6120.
 
-A method sees the whole matrix, never a rank's share of it: GPT-NeoX's xavier and orthogonal are those of a share, and change with the
-tensor parallelism.
+A method sees the whole matrix, never a rank's share of it: GPT-NeoX's xavier and orthogonal are those of a share, and change with
+the tensor parallelism.
 """
 
 from __future__ import annotations

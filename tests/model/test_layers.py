@@ -19,7 +19,6 @@ from model.layers.dropout import PROBABILITIES, Dropout
 from model.layers.positions import NoPositions, Rotary
 from model.parallel.groups import Groups, one_rank
 from model.parallel.parameters import make_parameter, zeros
-from tests.model.networks import small_config
 
 ATTENTION = {row.name: row.code for row in TABLE if row.operation == "attention"}
 

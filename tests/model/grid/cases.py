@@ -20,6 +20,7 @@ from model.engine.fragments import Fragment, fragments_of
 from model.engine.start import join_ranks
 from model.engine.trainer import Trainer
 from model.gpt import GPT
+from model.mup_base import read_base_shapes
 from model.parallel.groups import make_groups
 from model.parallel.parameters import GlobalParameter, global_parameters
 from tests.model.grid.cells import BETAS, CLIP, RATE, VOCAB
@@ -76,7 +77,7 @@ def train_cell(keys: dict[str, Any], mutation: str | None = None, steps: int = S
         layout = config.layout(dist.get_world_size())
         groups = make_groups(layout, rank, sequence_parallel=config.parallelism.sequence_parallel)
         batch, tokens = config.batch_sizes(layout), config.architecture.seq_length
-        model = GPT(config, VOCAB, groups)
+        model = GPT(config, VOCAB, groups, base=read_base_shapes(config))
         initial = tuple(_whole(p) for p in global_parameters(model))
         trainer = Trainer(model, config, batch, groups, torch.device("cpu"))
         losses, norms, gradients = [], [], ()

@@ -5,7 +5,7 @@ That the network itself is right, tests/model/test_gpt.py shows against Hugging 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from model.config import RunConfig
 from model.data.batch import Batch
 from model.gpt import GPT
+from model.mup_base import read_base_shapes
 from model.parallel.parameters import global_parameters
 from tests.model.grid.cells import BETAS, CLIP, EPSILON, PADDED, RATE, SEQUENCES, TOKENS, VOCAB, WEIGHT_DECAY
 
@@ -53,13 +54,20 @@ class Expected:
     """Before clipping."""
 
 
-def train_on_one_rank(network: Mapping[str, Any], steps: int = STEPS) -> Expected:
-    """Steps of AdamW over whole batches."""
-    model = GPT(RunConfig.from_keys({**network, "make_vocab_size_divisible_by": PADDED}), VOCAB)
+def train_on_one_rank(
+    network: Mapping[str, Any], steps: int = STEPS, factor: Callable[[str], float] = lambda name: 1.0
+) -> Expected:
+    """Steps of AdamW over whole batches.
+
+    Args:
+        factor: a parameter's name -> what its learning rate is multiplied by, and its weight decay divided.
+    """
+    config = RunConfig.from_keys({**network, "make_vocab_size_divisible_by": PADDED})
+    model = GPT(config, VOCAB, base=read_base_shapes(config))
     parameters = {p.global_name: p for p in global_parameters(model)}
     groups = [
-        {"params": [p for p in parameters.values() if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in parameters.values() if p.dim() == 1], "weight_decay": 0.0},
+        {"params": [p], "lr": RATE * factor(name), "weight_decay": WEIGHT_DECAY / factor(name) if p.dim() > 1 else 0.0}
+        for name, p in parameters.items()
     ]
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=BETAS, eps=EPSILON, foreach=False)
     initial = {name: p.detach().clone() for name, p in parameters.items()}

@@ -42,6 +42,16 @@ def train_here(folder: Path, keys: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def files_of_a_run(folder: Path, keys: dict[str, Any]) -> list[str]:
+    """The files that a training leaves in ``folder``, of JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run_file = folder / "run.json"
+    run_file.write_text(write_run(RunFile(name="tiny", device="cpu", config=RunConfig.from_keys(keys))))
+    with contextlib.redirect_stdout(io.StringIO()):
+        train(run_file)
+    return sorted(path.name for path in folder.glob("*.json*"))
+
+
 def _untimed(line: dict[str, Any]) -> dict[str, Any]:
     timed = ("step_time_s", "tokens_per_s", "tflops_per_rank")
     return {key: True if key == "mfu" else value for key, value in line.items() if key not in timed}

@@ -22,6 +22,8 @@ from model.generate import read_prompts, sample
 from model.gpt import GPT
 from model.implementations import choose
 from model.mpi import find_place
+from model.mup_base import base_shapes_of, read_base_shapes, write_base_shapes
+from model.mup_check import widths
 from model.optim import learning_rate, make_optimizer
 from model.parallel.groups import Groups
 from model.tokenizers import build_tokenizer
@@ -160,6 +162,23 @@ def rate_curve(keys: dict[str, Any], here: Here) -> Any:
     """The learning rate of every step."""
     config = small_config(train_iters=20, **keys)
     return [learning_rate(config, step) for step in range(22)]
+
+
+def maximal_update(keys: dict[str, Any], here: Here) -> Any:
+    """Loss and gradient of the first step, and the learning rates, on a base of half the width."""
+    config = small_config(**{"base_shapes_file": str(here.files / "base.json")} | keys if keys.get("use_mup") else keys)
+    network = GPT(config, VOCAB, base=read_base_shapes(config))
+    loss = network(small_batch())
+    loss.backward()
+    groups = make_optimizer(config, network.parameters()).param_groups
+    gradients = [float(p.grad.square().sum()) for p in network.parameters() if p.grad is not None]
+    return float(loss.detach()), gradients, [group.get("lr_scale") for group in groups]
+
+
+def widths_checked(keys: dict[str, Any], here: Here) -> Any:
+    """The widths of the coordinate check."""
+    config = small_config(**keys)
+    return widths(config, base_shapes_of(config))
 
 
 def optimizer_steps(keys: dict[str, Any], here: Here) -> Any:
@@ -321,6 +340,12 @@ def training(keys: dict[str, Any], here: Here) -> dict[str, Any]:
     return found
 
 
+def left_behind(keys: dict[str, Any], here: Here) -> Any:
+    """The files of a run, and the base shapes."""
+    files = here.pool.run("tests.model.keys.cases:files_of_a_run", here.folder / "run", keys)[0]
+    return files, Path(keys["base_shapes_file"]).read_text()
+
+
 def metrics_of_four(keys: dict[str, Any], here: Here) -> Any:
     """metrics.jsonl of four ranks, without times."""
     return here.four.run("tests.model.keys.cases:train_here", here.folder / "run", keys)[0]["metrics"]
@@ -359,6 +384,8 @@ def write_files(folder: Path) -> None:
             for _ in range(60):
                 writer.add([*rng.integers(97, 122, size=int(rng.integers(5, 40))).tolist(), 0])
     _write_tokenizers(folder)
+    for name, width in (("base", 16), ("other", 8), ("kept", 16)):
+        write_base_shapes(small_config(use_mup=True, base_shapes_file=str(folder / f"{name}.json"), hidden_size=width))
     (folder / "prompts.txt").write_text("ab\ncd\n")
     (folder / "other.txt").write_text("xy\n")
 

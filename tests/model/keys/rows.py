@@ -75,6 +75,8 @@ PARALLEL = {"gpt_j_residual": True}
 FOUR = {"num_layers": 4, "checkpoint_activations": True}
 STORED = SHAPE | {"checkpoint_activations": True}
 
+MUP: dict[str, Any] = {"use_mup": True}
+
 LIVE = (
     # the cut over GPUs, and the batch
     Row("model_parallel_size", 1, 2, see.plan),
@@ -158,6 +160,16 @@ LIVE = (
     Row("optimizer.params.adam_w_mode", True, False, see.optimizer_steps),
     Row("weight_decay", 0.0, 0.5, see.optimizer_steps),
     Row("gradient_clipping", 0.01, 1.0, see.metrics, TRAINED | {"optimizer": {"params": {"lr": 0.01, "eps": 0.1}}}),
+    # muP
+    Row("use_mup", False, True, see.maximal_update),
+    Row("base_shapes_file", "FILES/base.json", "FILES/other.json", see.maximal_update, MUP),
+    Row("mup_init_scale", 1.0, 2.0, see.maximal_update, MUP),
+    Row("mup_embedding_mult", 1.0, 2.0, see.maximal_update, MUP),
+    Row("mup_attn_temp", 1.0, 2.0, see.maximal_update, MUP),
+    Row("mup_output_temp", 1.0, 2.0, see.maximal_update, MUP),
+    Row("mup_width_scale", 2, 3, see.widths_checked, {"use_mup": True, "coord_check": True}),
+    Row("save_base_shapes", False, True, see.left_behind, TRAINED | MUP | {"base_shapes_file": "FILES/kept.json"}),
+    Row("coord_check", False, True, see.left_behind, TRAINED | MUP | {"base_shapes_file": "FILES/base.json"}),
     # precision and ZeRO
     Row("precision", "fp32", "bfloat16", see.engine, SHAPE),
     Row("fp16", None, {"enabled": True}, see.engine, SHAPE),
