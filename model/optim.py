@@ -1,44 +1,18 @@
-"""What the optimizer is told: parameter groups, the optimizer, and the learning rate as a pure function of the step."""
+"""What is optimized, and by whom: parameter groups, and the optimizer that the configuration names."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.config import RunConfig
+from model.config.optimizers import Optimizer
 from model.mup import split_by_width
-
-
-def learning_rate(config: RunConfig, step: int) -> float:
-    """The learning rate of optimizer step ``step`` (0 is the first).
-
-    GPT-NeoX ``learning_rates.py``, W = warmup x decay steps, N = decay steps, u = step - W, E = N - W:
-    up to W it rises to the peak by max(1, step) / W; then linear peak (E - u) / E, cosine
-    min + (peak - min) / 2 (cos(pi u / E) + 1), exponential peak exp(-0.693 u / E), constant; never below min_lr.
-    Two defects are left out: a warm-up shorter than one step does not overshoot the peak, and the cosine does not rise again
-    after N.
-    """
-    peak, floor = config.optimization.optimizer.params.lr, config.learning_rate.min_lr
-    steps = config.lr_decay_steps
-    warmup = config.learning_rate.warmup * steps
-    if warmup >= 1 and step <= warmup:
-        return peak * max(1, step) / warmup
-    span = max(steps - warmup, 1e-12)
-    progress = min(max(step - warmup, 0.0), span) / span
-    style = config.learning_rate.lr_decay_style
-    if style == "linear":
-        rate = peak * (1 - progress)
-    elif style == "cosine":
-        rate = floor + (peak - floor) / 2 * (math.cos(math.pi * progress) + 1)
-    elif style == "exponential":
-        rate = peak * math.exp(-0.693 * progress)
-    else:
-        rate = peak
-    return max(rate, floor)
+from model.parallel.groups import Groups, one_rank
 
 
 def give_rate(groups: Iterable[dict[str, Any]], rate: float) -> None:
@@ -57,9 +31,39 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(config: RunConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """torch's AdamW, or its Adam when ``adam_w_mode`` is false (weight decay as a part of the gradient)."""
-    params = config.optimization.optimizer.params
-    kind = torch.optim.AdamW if params.adam_w_mode else torch.optim.Adam
-    groups = split_by_width(parameter_groups(parameters, config.optimization.weight_decay), "adam")
-    return kind(groups, lr=params.lr, betas=params.betas, eps=params.eps, fused=True)
+def make_optimizer(config: RunConfig, parameters: Iterable[nn.Parameter], ranks: Groups | None = None) -> torch.optim.Optimizer:
+    """The optimizer of ``config`` (model/config/optimizers.py) over ``parameters``, with the numbers of ``optimizer.params``.
+
+    Raises:
+        ValueError: it comes from a package that is not installed, or cannot run here; the message says what to do.
+    """
+    kind = config.optimizer
+    module, _, name = kind.make.partition(":")
+    numbers: dict[str, Any] = dict(config.optimizer_numbers)
+    if kind.takes_groups:
+        numbers["ranks"] = ranks or one_rank()
+    groups = parameter_groups(parameters, config.optimization.weight_decay)
+    if kind.rates_by_width is not None:
+        groups = split_by_width(groups, kind.rates_by_width)
+    made: torch.optim.Optimizer = getattr(import_module(module), name)(groups, lr=config.schedule.lr, **numbers)
+    if kind.step == "counted for it":
+        made.register_step_post_hook(_count)
+    return made
+
+
+def begin_state(kind: Optimizer, kept: Iterable[str], weight: Tensor) -> dict[str, Any]:
+    """What the optimizer keeps of ``weight`` before its first step."""
+    step: Any = 0
+    if kind.step != "number":
+        beside = kind.step == "tensor beside the weight"
+        step = torch.zeros((), dtype=torch.float32, device=weight.device if beside else "cpu")
+    tensors = {name: weight.clone() if name in kind.from_weight else torch.zeros_like(weight) for name in kept}
+    return {"step": step} | tensors
+
+
+def _count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """The steps of each tensor, as Adam counts them; checkpoints keep the number."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None:
+                optimizer.state[weight]["step"] = optimizer.state[weight].get("step", torch.zeros(())) + 1

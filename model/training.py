@@ -15,6 +15,7 @@ import torch
 from model.agreement import from_all_ranks, from_first_rank
 from model.checkpoint import save_checkpoint
 from model.config import BatchSizes, ConfigError, RunConfig, RunFile
+from model.config.schedule import Schedule
 from model.data.batch import Batch
 from model.data.loader import Split, Splits, open_data
 from model.engine.fragments import fragments_of, progress_of
@@ -27,7 +28,6 @@ from model.monitor.metrics import MetricsFile
 from model.monitor.throughput import step_flops
 from model.mup_base import read_base_shapes, write_base_shapes
 from model.mup_check import check_coordinates, slopes, write_coordinates
-from model.optim import learning_rate
 from model.parallel.groups import Groups, make_groups
 from model.ranks import Ranks
 from model.resume import begin_run
@@ -96,7 +96,9 @@ class _Run:
         config = self.run.config
         last = config.training.train_iters
         assert last is not None, "open_data has refused a run without train_iters"
-        done = begin_run(config, self.run_dir, self.groups, self.trainer.engine, _say if self.groups.rank == 0 else _keep_quiet)
+        done, schedule = begin_run(
+            config, self.run_dir, self.groups, self.trainer.engine, _say if self.groups.rank == 0 else _keep_quiet
+        )
         every = config.training.exit_interval
         stop = last if every is None else min(last, (done // every + 1) * every)  # GPT-NeoX: at its next multiple
         with Console(rank=self.groups.rank, interval=config.logging.log_interval, last_step=last, begin_step=done) as console:
@@ -107,15 +109,15 @@ class _Run:
             metrics = MetricsFile(self.run_dir / "metrics.jsonl", begin_step=done) if self.groups.rank == 0 else None
             saved = done
             if done == 0 and 0 in (config.checkpoints.extra_save_iters or ()):
-                self._save(0, console)
+                self._save(0, schedule, console)
             for step in range(done, stop):
-                self._step(step, console, metrics)
+                self._step(step, schedule.rate(step), console, metrics)
                 if (step + 1) % config.training.eval_interval == 0 or step + 1 == stop:
                     self._evaluate("validation", self.data.valid, step + 1, console, metrics)
                 if self._saves_at(step + 1):
-                    saved = self._save(step + 1, console)
+                    saved = self._save(step + 1, schedule, console)
             if config.checkpoints.save is not None and saved != stop and stop > done:
-                self._save(stop, console)
+                self._save(stop, schedule, console)
             if done < stop == last:
                 self._evaluate("test", self.data.test, stop, console, metrics)
             show_collectives(config)
@@ -123,15 +125,15 @@ class _Run:
             if metrics is not None:
                 metrics.close()
 
-    def _step(self, step: int, console: Console, metrics: MetricsFile | None) -> None:
-        """Optimizer step ``step`` (0 is the first)."""
+    def _step(self, step: int, rate: float, console: Console, metrics: MetricsFile | None) -> None:
+        """Optimizer step ``step`` (0 is the first) at learning rate ``rate``."""
         config = self.run.config
         torch.manual_seed(_fused_dropout_seed(config.training.seed, step, self.groups.rank))
         begin = time.perf_counter()
         first = step * self.batch.accumulation
         batches = (self.data.train.batch(first + i, self.groups.data_rank) for i in range(self.batch.accumulation))
         try:
-            result = self.trainer.train_step(batches, learning_rate(config, step))
+            result = self.trainer.train_step(batches, rate)
         except FloatingPointError as error:
             raise FloatingPointError(f"step {step + 1}: {error}") from error
         if metrics is not None:
@@ -183,19 +185,21 @@ class _Run:
             power *= keys.checkpoint_factor
         return round(power) == number
 
-    def _save(self, number: int, console: Console) -> int:
+    def _save(self, number: int, schedule: Schedule, console: Console) -> int:
         config, module = self.run.config, self.trainer.model
         begin = time.perf_counter()
         path = save_checkpoint(
             Path(str(config.checkpoints.save)),
             number,
-            fragments_of(self.trainer.engine),
+            fragments_of(self.trainer.engine, config),
             progress_of(self.trainer.engine),
             self.groups,
             run=self.run.name,
             vocab_size=module.vocab_size,
             padded_vocab_size=module.padded_vocab_size,
             precision=config.precision,
+            optimizer=config.optimization.optimizer.type,
+            schedule=schedule if config.optimization.scheduler is None else None,
             keep=config.checkpoints.keep_last_n_checkpoints,
         )
         console.say(f"step {number}: saved {path} in {time.perf_counter() - begin:.1f} s")

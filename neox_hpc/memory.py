@@ -220,10 +220,10 @@ def _held(config: RunConfig, layout: Layout, rank: _Rank) -> _Held:
         return _bf16_optimizer(config, rank)
     if config.zero_stage:
         return _zero12(config, rank)
-    return _plain(rank)
+    return _plain(config, rank)
 
 
-def _plain(rank: _Rank) -> _Held:
+def _plain(config: RunConfig, rank: _Rank) -> _Held:
     """No ZeRO, in fp32: torch's optimizer on the weights themselves.
 
     The gradients are reduced in flat copies of FLAT_BUCKET elements (engine.py, ``allreduce_no_retain``), on one rank too.
@@ -231,12 +231,24 @@ def _plain(rank: _Rank) -> _Held:
     p = rank.p
     return _Held(
         weights=4 * p,
-        optimizer=8 * p,
+        optimizer=_kept(config, p),
         kept_gradients=4 * p if rank.earlier else 0,  # they are freed at the end of a step
         gradients=4 * p,
         reducing=4 * min(p, FLAT_BUCKET),
         updated=4 * p,
+        updating=_working(config, p),
     )
+
+
+def _kept(config: RunConfig, p: int) -> int:
+    """What the optimizer keeps of ``p`` weights (model/config/optimizers.py)."""
+    each = config.optimizer.bytes_a_weight
+    return int(p * (4 * len(config.optimizer_states) if each is None else each))
+
+
+def _working(config: RunConfig, p: int) -> int:
+    """What it makes while it updates them."""
+    return 4 * p * config.optimizer.working
 
 
 def _bf16_optimizer(config: RunConfig, rank: _Rank) -> _Held:
@@ -249,11 +261,12 @@ def _bf16_optimizer(config: RunConfig, rank: _Rank) -> _Held:
     sent = 0 if _sent(config) == 4 else 2 * p
     return _Held(
         weights=2 * p,
-        optimizer=12 * p // rank.d,
+        optimizer=(4 * p + _kept(config, p)) // rank.d,
         kept_gradients=4 * p + (2 * p if rank.earlier else 0),
         gradients=6 * p,
         reducing=(4 * p if p <= FLAT_BUCKET else 0) + sent,
         updated=6 * p,
+        updating=_working(config, p // rank.d),
     )
 
 
@@ -284,14 +297,14 @@ def _zero12(config: RunConfig, rank: _Rank) -> _Held:
     added = share if wide or (config.zero_stage == 2 and rank.earlier) else 0
     return _Held(
         weights=width * p,
-        optimizer=12 * p // d,
+        optimizer=(4 * p + _kept(config, p)) // d,
         kept_gradients=(added if config.zero_stage == 2 else width * p) if rank.earlier else 0,
         gradients=gradients + added,
         contiguous=contiguous,
         reducing=copied + (contiguous + share if contiguous else width * bucket),
         meanwhile=partly and bucket < p,
         updated=share,
-        updating=0 if wide else 4 * p // d,
+        updating=(0 if wide else 4 * p // d) + _working(config, p // d),
     )
 
 
@@ -305,7 +318,7 @@ def _zero3(config: RunConfig, rank: _Rank) -> _Held:
     tile, sent = min(p // d, int(zero.sub_group_size or SUB_GROUP)), _sent(config)
     return _Held(
         weights=width * p // d,
-        optimizer=12 * p // d,
+        optimizer=(4 * p + _kept(config, p)) // d,
         kept_gradients=4 * p // d,
         gradients=4 * p // d + width * bucket,
         gathered=width * whole if d > 1 else 0,  # one rank's share is the whole
@@ -315,5 +328,5 @@ def _zero3(config: RunConfig, rank: _Rank) -> _Held:
         reducing=contiguous + 2 * sent * bucket + (0 if sent == width else sent * bucket),
         meanwhile=bucket < p,
         updated=4 * p // d,
-        updating=4 * tile,
+        updating=4 * tile + _working(config, tile),
     )

@@ -7,10 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from model.config.schedule import Schedule
+
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 WEIGHT = "weight"
-"""The kind of an fp32 weight; other kinds are the optimizer's moments."""
+"""The kind of an fp32 weight; other kinds are what the optimizer keeps of it."""
 
 
 class Slice(BaseModel):
@@ -54,7 +56,11 @@ class Manifest(BaseModel):
     step: int
     """Steps taken, the skipped ones of fp16 among them."""
     optimizer_steps: int
-    """Adam's own count."""
+    """Steps that changed the weights."""
+    optimizer: str = "adam"
+    """``optimizer.type``."""
+    schedule: Schedule | None = None
+    """The learning rate over steps; not in checkpoints of before it was remembered, and where it is a schedule of DeepSpeed's."""
     loss_scaler: dict[str, float] = {}
     """fp16: the scale and the counters by which it moves, under DeepSpeed's names."""
     run: str

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.checkpoint.directory import checkpoint_name, publish, remove_old
 from model.checkpoint.manifest import MANIFEST, Manifest, Slice, StoredFile
+from model.config.schedule import Schedule
 from model.engine.fragments import Fragment, Progress
 from model.parallel.groups import Groups
 
@@ -34,6 +35,8 @@ def save_checkpoint(
     vocab_size: int,
     padded_vocab_size: int,
     precision: str,
+    optimizer: str = "adam",
+    schedule: Schedule | None = None,
     keep: int | None = None,
 ) -> Path:
     """Write ``save``/global_step<step>.  Collective: all ranks call it.
@@ -68,6 +71,8 @@ def save_checkpoint(
             vocab_size=vocab_size,
             padded_vocab_size=padded_vocab_size,
             precision=precision,
+            optimizer=optimizer,
+            schedule=schedule,
             files=tuple(file for file, _ in everyone if file is not None),
             slices=tuple(piece for _, pieces in everyone for piece in pieces),
         )

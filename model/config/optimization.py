@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -18,28 +19,43 @@ from model.config.deepspeed_sections import (
     ZeroOptimization,
 )
 from model.config.keys import Section, live, passed, planned, retired
+from model.config.optimizers import OPTIMIZERS
+from model.config.schedule import Style
 
+NAMES = ("adam", "adamw", "onebitadam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "sgd", "lion")
 GONE = "DeepSpeed 0.19.8 has it no more"
 Precision = Literal["fp32", "fp16", "bfloat16"]
-OPTIMIZERS = ("adam", "adamw", "onebitadam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "sgd", "lion")
+
+
+def _defaults(key: str) -> str:
+    """``0.9 (madgrad_wd), 0.0 (sgd)``"""
+    names: dict[Any, list[str]] = {}
+    for name, kind in OPTIMIZERS.items():
+        if key in kind.reads:
+            names.setdefault(kind.reads[key], []).append(name)
+    return ", ".join(f"{value} ({', '.join(some)})" for value, some in names.items())
 
 
 class OptimizerParams(Section):
-    """``optimizer.params``: PyTorch's names."""
+    """``optimizer.params``: PyTorch's names.  What is absent has the optimizer's own default (model/config/optimizers.py)."""
 
     lr: float = live(1e-3, gt=0, doc="Peak learning rate.")
-    betas: tuple[float, float] = live((0.9, 0.999), strict=False, doc="Decay of the two moments.")
-    eps: float = live(1e-8, gt=0, doc="Added to the root of the second moment.")
-    adam_w_mode: bool = live(True, doc="Decoupled weight decay (AdamW); false adds it to the gradient (Adam, L2).")
-    momentum: float | None = planned(None, ge=0, doc="Momentum of SGD and SM3.")
+    betas: tuple[float, float] | None = live(
+        None, strict=False, doc="Decay of the two moments, [0.9, 0.999] when absent; of Lion's direction and moment, [0.9, 0.99]."
+    )
+    eps: float | None = live(None, gt=0, doc=f"Added to the root of the second moment; when absent {_defaults('eps')}.")
+    adam_w_mode: bool | None = live(
+        None, doc="Adam: decoupled weight decay (AdamW), as when absent; false adds it to the gradient (L2)."
+    )
+    momentum: float | None = live(None, ge=0, lt=1, doc=f"Momentum; when absent {_defaults('momentum')}.")
     freeze_step: int | None = planned(None, ge=0, doc="Step from which 1-bit Adam sends one bit a value.")
     cuda_aware: bool | None = planned(None, doc="1-bit Adam's MPI sends from GPU memory.")
     comm_backend_name: str | None = planned(None, doc="What 1-bit Adam sends through.")
 
     @field_validator("betas")
     @classmethod
-    def _decays(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in betas):
+    def _decays(cls, betas: tuple[float, float] | None) -> tuple[float, float] | None:
+        if betas is not None and not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas {list(betas)} must lie in [0, 1)")
         return betas
 
@@ -47,18 +63,20 @@ class OptimizerParams(Section):
 class OptimizerChoice(Section):
     """``optimizer``: which one, and its parameters."""
 
-    type: str = planned(
+    type: str = live(
         "adam",
-        trains=("adam", "adamw"),
-        doc="Adam or AdamW; both decouple weight decay, as GPT-NeoX's fused Adam does.",
+        trains=tuple(OPTIMIZERS),
+        doc=f"One of {', '.join(NAMES)}; adam and adamw both decouple weight decay, as GPT-NeoX's fused Adam does.",
     )
     params: OptimizerParams = live(OptimizerParams(), doc="Its parameters.")
 
     @field_validator("type")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name.lower() not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {name!r}: write one of {', '.join(OPTIMIZERS)}")
+        if name.lower() not in NAMES:
+            near = difflib.get_close_matches(name.lower(), NAMES, n=1)
+            known = f"did you mean {near[0]}?" if near else f"write one of {', '.join(NAMES)}"
+            raise ValueError(f"unknown optimizer {name!r}: {known}")
         return name.lower()
 
 
@@ -74,21 +92,27 @@ class Optimization(Section):
 
 
 class LearningRate(Section):
-    """The learning rate over steps (formulas: model/optim.py)."""
+    """The learning rate over steps (formulas: model/config/schedule.py)."""
 
-    lr_decay_style: Literal["constant", "linear", "cosine", "exponential"] = live("linear", doc="Curve after warm-up.")
+    lr_decay_style: Style = live("linear", doc="Curve after warm-up.")
     lr_decay_iters: int | None = live(None, ge=1, doc="Steps until min_lr is reached; train_iters when absent.")
     lr_decay_fraction: float | None = live(None, gt=0, le=1, doc="The same as a share of train_iters.")
     min_lr: float = live(0.0, ge=0, doc="The rate never falls below this after warm-up.")
     warmup: float = live(0.01, ge=0, le=1, doc="Share of the decay steps during which the rate rises from 0.")
 
-    override_lr_scheduler: bool = planned(False, doc="This file's schedule wins over the checkpoint's.")
-    use_checkpoint_lr_scheduler: bool = planned(False, doc="The checkpoint's schedule wins over this file's.")
+    override_lr_scheduler: bool = live(
+        False, doc="A run that continues from a checkpoint of another curve follows this file's; else it is refused."
+    )
+    use_checkpoint_lr_scheduler: bool = live(False, doc="It follows the checkpoint's.")
 
     @model_validator(mode="after")
-    def _one_length(self) -> LearningRate:
+    def _one_curve(self) -> LearningRate:
         if self.lr_decay_iters is not None and self.lr_decay_fraction is not None:
             raise ValueError("lr_decay_iters and lr_decay_fraction both give the length of the decay: keep one")
+        if self.override_lr_scheduler and self.use_checkpoint_lr_scheduler:
+            raise ValueError(
+                "override_lr_scheduler follows this file's curve and use_checkpoint_lr_scheduler the checkpoint's: keep one"
+            )
         return self
 
 

@@ -16,8 +16,10 @@ from model.config.keys import KeyProblem, Section, Status, reason_of, status_of,
 from model.config.launch import Launch, RunTime
 from model.config.layout import BatchSizes, Layout, solve_batch
 from model.config.optimization import DeepSpeed, LearningRate, Optimization, Precision
+from model.config.optimizers import OPTIMIZERS, Optimizer
 from model.config.own import Own
 from model.config.post_training import PostTraining
+from model.config.schedule import Schedule
 from model.config.services import Profiling, Trackers
 from model.config.training import Checkpoints, Data, Generation, Logging, Tokenizer, Training
 from model.config.variants import Experts, MaximalUpdate, Recurrent, TransformerEngine
@@ -103,6 +105,35 @@ class RunConfig(BaseModel):
         return self.own.neox_hpc.recompute_granularity if self.training.checkpoint_activations else "nothing"
 
     @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer that runs."""
+        return OPTIMIZERS[self.optimization.optimizer.type]
+
+    @property
+    def optimizer_numbers(self) -> Mapping[str, Any]:
+        """Its numbers, beside the learning rate."""
+        params = self.optimization.optimizer.params
+        given = {key: getattr(params, key) for key in self.optimizer.reads}
+        return {key: self.optimizer.reads[key] if value is None else value for key, value in given.items()}
+
+    @property
+    def optimizer_states(self) -> tuple[str, ...]:
+        """Its tensors of a weight's shape."""
+        return self.optimizer.states(self.optimizer_numbers)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate over steps."""
+        rate, steps = self.learning_rate, self.lr_decay_steps
+        return Schedule(
+            lr=self.optimization.optimizer.params.lr,
+            min_lr=rate.min_lr,
+            warmup_steps=rate.warmup * steps,
+            decay_steps=steps,
+            lr_decay_style=rate.lr_decay_style,
+        )
+
+    @property
     def lr_decay_steps(self) -> int:
         """Steps of the learning-rate curve, warm-up included (at least 1)."""
         rate = self.learning_rate
@@ -168,6 +199,7 @@ def _contradictions(config: RunConfig) -> Iterator[KeyProblem]:
         yield KeyProblem(key=f"zero_optimization.{key}", wrong=wrong, fix="remove it, or write model_parallel_size: 1")
     yield from _recomputation(config)
     yield from _maximal_update(config)
+    yield from _optimizer(config)
     profiler = config.deepspeed.flops_profiler
     if profiler is not None and profiler.enabled and config.parallelism.pipe_parallel_size > 1:
         wrong = "DeepSpeed's pipeline engine never shows the profile"
@@ -216,7 +248,33 @@ def _maximal_update(config: RunConfig) -> Iterator[KeyProblem]:
         yield KeyProblem(key="mup_rp_embedding_mult", wrong=wrong, fix="remove it")
 
 
-MUP_OPTIMIZERS = ("adam", "adamw", "cpu_adam", "cpu_torch_adam", "sgd")
+MUP_OPTIMIZERS = tuple(name for name, kind in OPTIMIZERS.items() if kind.rates_by_width)
+
+
+def _optimizer(config: RunConfig) -> Iterator[KeyProblem]:
+    """Where an optimizer's formula cannot be computed (model/config/optimizers.py)."""
+    name = config.optimization.optimizer.type
+    kind = OPTIMIZERS.get(name)
+    if kind is None:
+        return
+    params = config.optimization.optimizer.params
+    for key in type(params).model_fields:
+        if key != "lr" and key not in kind.reads and getattr(params, key) is not None:
+            wrong = f"{name} has none; it reads {', '.join(('lr', *kind.reads))}"
+            yield KeyProblem(key=f"optimizer.params.{key}", wrong=wrong, fix="remove it")
+    if kind.whole_because and config.zero_stage:
+        stage = config.deepspeed.zero_optimization.stage
+        why = f"stage {stage}" if stage else f"{config.precision} runs as stage 1"
+        wrong = f"{name} {kind.whole_because}, and ZeRO cuts weights into flat pieces ({why})"
+        yield KeyProblem(key="optimizer.type", wrong=wrong, fix="write stage: 0 and precision: fp32, or another optimizer")
+    if kind.in_memory_of_node and not config.deepspeed.zero_optimization.offloads_optimizer:
+        wrong = f"{name} updates in the memory of the node, and the optimizer is not offloaded to it"
+        fix = "write zero_optimization: {stage: 2, offload_optimizer: {device: cpu}}, or type: adam"
+        yield KeyProblem(key="optimizer.type", wrong=wrong, fix=fix)
+    if not kind.decays and config.optimization.weight_decay:
+        yield KeyProblem(key="weight_decay", wrong=f"{name} has none", fix="write weight_decay: 0")
+
+
 STORED_ELSEWHERE = (
     "partition_activations",
     "contiguous_checkpointing",

@@ -1,4 +1,4 @@
-"""Where DeepSpeed 0.19.8 keeps the fp32 weights and the optimizer's moments of each parameter.
+"""Where DeepSpeed 0.19.8 keeps the fp32 weights and the optimizer's states of each parameter.
 
 Its internal names stand in this file and nowhere else; tests/model/test_engine.py names each of them against the pinned version.
 """
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.config import RunConfig
+from model.optim import begin_state
 from model.parallel.parameters import GlobalParameter, global_parameters
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Fragment:
     """Of the parameter's shard on this tensor rank, of which ZeRO may leave only a piece here."""
     start: int
     tensors: Mapping[str, Tensor]
-    """weight, exp_avg, exp_avg_sq: fp32 views into the optimizer's own memory, one dimension."""
+    """weight, and what the optimizer keeps of it (exp_avg, …): fp32 views into its own memory, one dimension."""
     whole_on_every_data_rank: bool
     """ZeRO-0: all data ranks hold, and update, the same."""
 
@@ -47,7 +47,7 @@ class Progress:
     """What an optimizer counts beside its moments; the same on every rank."""
 
     optimizer_steps: int
-    """Adam's own count: steps that changed the weights (fp16 skips those that overflow)."""
+    """Steps that changed the weights (fp16 skips those that overflow)."""
     loss_scaler: Mapping[str, float]
     """fp16: the scale and the counters by which it moves."""
 
@@ -66,38 +66,46 @@ def progress_of(engine: Any) -> Progress:
 
 
 @torch.no_grad()
-def fragments_of(engine: Any) -> list[Fragment]:
-    """The pieces that this rank updates, without padding.  Moments that do not exist yet are made, as zeros at step 0."""
+def fragments_of(engine: Any, config: RunConfig) -> list[Fragment]:
+    """The pieces that this rank updates, without padding.  What the optimizer does not keep yet is made, as before its first
+    step."""
     parameters = list(global_parameters(engine.module))
-    optimizer = engine.optimizer
+    optimizer, state = engine.optimizer, _States(config)
     if isinstance(optimizer, torch.optim.Optimizer):
-        return [_whole(optimizer, p) for p in parameters]
+        return [_whole(optimizer, p, state) for p in parameters]
     piece = _piece_of_parameters if _partitions_parameters(optimizer) else _piece_of_states
-    return [fragment for p in parameters if (fragment := piece(optimizer, p)) is not None]
+    return [fragment for p in parameters if (fragment := piece(optimizer, p, state)) is not None]
 
 
-def _whole(optimizer: torch.optim.Optimizer, p: GlobalParameter) -> Fragment:
+def _whole(optimizer: torch.optim.Optimizer, p: GlobalParameter, state: _States) -> Fragment:
     """ZeRO-0 in fp32: the parameter itself."""
     return Fragment(
         parameter=p,
         shard_shape=tuple(p.shape),
         start=0,
-        tensors={name: tensor.view(-1) for name, tensor in _state(optimizer, p.data, p).items()},
+        tensors={name: tensor.view(-1) for name, tensor in state.of(optimizer, p.data, p).items()},
         whole_on_every_data_rank=True,
     )
 
 
-def _piece_of_states(optimizer: Any, p: GlobalParameter) -> Fragment | None:
+def _piece_of_states(optimizer: Any, p: GlobalParameter, state: _States) -> Fragment | None:
     """ZeRO 1 and 2, and BF16_Optimizer: DeepSpeed says where the piece lies in the flat fp32 tensor of its parameter group."""
     mapping: Any = getattr(p, "_hp_mapping")  # noqa: B009 (DeepSpeed puts it there)
     if mapping is None:
         return None
     flat = _flat_partitions(optimizer)[mapping.param_group_index]
     at, length = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
-    return _part(optimizer, p, flat, at, length, shard_shape=tuple(p.shape), start=mapping.lp_fragment_address.start)
+    return _part(
+        state.of(optimizer.optimizer, flat.data, flat),
+        p,
+        at,
+        length,
+        shard_shape=tuple(p.shape),
+        start=mapping.lp_fragment_address.start,
+    )
 
 
-def _piece_of_parameters(optimizer: Any, p: GlobalParameter) -> Fragment | None:
+def _piece_of_parameters(optimizer: Any, p: GlobalParameter, state: _States) -> Fragment | None:
     """ZeRO-3: every parameter is cut into equal pieces, the last ones filled up; the parameter itself is empty between steps."""
     shape: tuple[int, ...] = tuple(getattr(p, "ds_shape"))  # noqa: B009
     sub_group, at, length = optimizer.grad_position[optimizer.get_param_id(p)]
@@ -106,13 +114,13 @@ def _piece_of_parameters(optimizer: Any, p: GlobalParameter) -> Fragment | None:
     if length <= 0:
         return None
     flat = optimizer.fp32_partitioned_groups_flat[sub_group]
-    return _part(optimizer, p, flat, at, length, shard_shape=shape, start=start)
+    return _part(state.of(optimizer.optimizer, flat.data, flat), p, at, length, shard_shape=shape, start=start)
 
 
 def _part(
-    optimizer: Any, p: GlobalParameter, flat: Tensor, at: int, length: int, *, shard_shape: tuple[int, ...], start: int
+    flat: Mapping[str, Tensor], p: GlobalParameter, at: int, length: int, *, shard_shape: tuple[int, ...], start: int
 ) -> Fragment:
-    tensors = {name: tensor.narrow(0, at, length) for name, tensor in _state(optimizer.optimizer, flat.data, flat).items()}
+    tensors = {name: tensor.narrow(0, at, length) for name, tensor in flat.items()}
     return Fragment(parameter=p, shard_shape=shard_shape, start=start, tensors=tensors, whole_on_every_data_rank=False)
 
 
@@ -145,7 +153,10 @@ def restore_progress(engine: Any, inner: torch.optim.Optimizer, progress: Progre
         inner.state.clear()
         return
     for state in inner.state.values():
-        state["step"].fill_(progress.optimizer_steps)
+        if isinstance(state["step"], Tensor):
+            state["step"].fill_(progress.optimizer_steps)
+        else:
+            state["step"] = progress.optimizer_steps
     for name, value in progress.loss_scaler.items() if engine.fp16_enabled() else ():
         scaler = engine.optimizer.loss_scaler
         if hasattr(scaler, name):
@@ -190,9 +201,14 @@ def _flat_partitions(optimizer: Any) -> list[Tensor]:
     return list(optimizer.single_partition_of_fp32_groups)
 
 
-def _state(inner: torch.optim.Optimizer, weight: Tensor, key: Tensor) -> dict[str, Tensor]:
-    state = inner.state[key]
-    if not state:
-        state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
-        state |= {moment: torch.zeros_like(weight) for moment in MOMENTS}
-    return {"weight": weight} | {moment: state[moment] for moment in MOMENTS}
+class _States:
+    """What the optimizer of ``config`` keeps of a tensor, beside the tensor itself."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._kind, self._kept = config.optimizer, config.optimizer_states
+
+    def of(self, inner: torch.optim.Optimizer, weight: Tensor, key: Tensor) -> dict[str, Tensor]:
+        state = inner.state[key]
+        if not state:
+            state.update(begin_state(self._kind, self._kept, weight))
+        return {"weight": weight} | {name: state[name] for name in self._kept}

@@ -26,6 +26,8 @@ def deepspeed_settings(config: RunConfig, batch: BatchSizes) -> dict[str, Any]:
         settings["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
     if zero.offloads_optimizer:
         settings["zero_force_ds_cpu_optimizer"] = False
+    if not config.optimizer.known_to_deepspeed:
+        settings["zero_allow_untested_optimizer"] = True  # tests/model/options compares each with its formula
     if schedule is not None:
         settings["scheduler"] = schedule.passed_on()
     if keys.comms_logger is not None and not keys.comms_logger.enabled:

@@ -65,7 +65,7 @@ class Trainer:
         self._own_norm: float | None = None
         mpu: Any = _Mpu(groups)
         recompute_with_deepspeed(model, config, groups, mpu, device)
-        optimizer = make_optimizer(config, model.parameters())
+        optimizer = make_optimizer(config, model.parameters(), groups)
         optimizer.register_step_pre_hook(self._before_step)
         with redirect_stdout(StringIO()):  # BF16_Optimizer prints the memory in use, a dozen times
             if self._staged:

@@ -101,7 +101,7 @@ def missing_names(keys: dict[str, Any]) -> tuple[str, list[str]]:
 
 def pieces(keys: dict[str, Any]) -> list[tuple[str, int, int, int]]:
     """Name, start, length and size of the shard, of every fragment of this rank."""
-    found = fragments_of(make_trainer(keys).engine)
+    found = fragments_of(make_trainer(keys).engine, RunConfig.from_keys(keys))
     return [(f.parameter.global_name, f.start, f.length, math.prod(f.shard_shape)) for f in found]
 
 
@@ -182,7 +182,7 @@ def stored_names(keys: dict[str, Any], folder: Path) -> list[str]:
         parameter.ds_pipe_replicated = parameter.global_name.startswith("embedding")
     groups = make_groups(RunConfig.from_keys(keys).layout(dist.get_world_size()), dist.get_rank())
     told = {"run": "tied", "vocab_size": 512, "padded_vocab_size": 512, "precision": "fp32"}
-    found = fragments_of(trainer.engine)
+    found = fragments_of(trainer.engine, RunConfig.from_keys(keys))
     path = save_checkpoint(folder, 1, found, progress_of(trainer.engine), groups, **told)  # type: ignore[arg-type]
     return sorted({piece.name for piece in read_manifest(path).slices})
 

@@ -73,7 +73,9 @@ def test_a_run_whose_newest_checkpoint_has_a_flipped_byte_continues_from_the_one
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(bytes(data))
-    two_ranks.run(CASE, write_tiny_run(save.parent, train_iters=7, load=str(save), zero_optimization={"stage": 1}))
+    two_ranks.run(
+        CASE, write_tiny_run(save.parent, train_iters=7, lr_decay_iters=6, load=str(save), zero_optimization={"stage": 1})
+    )
     assert len(curve(save.parent)) == 3  # steps 5, 6 and 7: metrics.jsonl was not copied
 
 
@@ -96,7 +98,7 @@ def test_an_unfinished_checkpoint_is_no_checkpoint_and_is_removed(save: Path, tw
     (save / "global_step8.partial").mkdir()
     (save / "global_step8.partial" / "rank0.safetensors").write_bytes(b"half")
     assert newest_checkpoint(save) == save / "global_step6"
-    two_ranks.run(CASE, write_tiny_run(run_dir, train_iters=7, load=str(save), zero_optimization={"stage": 1}))
+    two_ranks.run(CASE, write_tiny_run(run_dir, train_iters=7, lr_decay_iters=6, load=str(save), zero_optimization={"stage": 1}))
     assert not (save / "global_step8.partial").exists()
     assert len(curve(run_dir)) == 1
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from model.config import RunConfig
-from model.optim import learning_rate, make_optimizer, parameter_groups
+from model.optim import make_optimizer, parameter_groups
 from tests.model.tiny import KEYS
 
 PEAK, FLOOR, STEPS = 0.01, 0.001, 100
@@ -37,21 +37,21 @@ def by_the_paper(style: str, step: int) -> float:
 
 @pytest.mark.parametrize("style", ["constant", "linear", "cosine", "exponential"])
 def test_the_learning_rate_follows_gpt_neox(style: str) -> None:
-    rates = [learning_rate(config(lr_decay_style=style), step) for step in range(150)]
+    rates = [config(lr_decay_style=style).schedule.rate(step) for step in range(150)]
     assert rates == pytest.approx([by_the_paper(style, step) for step in range(150)], rel=1e-12)
 
 
 def test_a_warm_up_below_one_step_does_not_overshoot() -> None:
-    assert learning_rate(config(warmup=0.001), 0) == PEAK
+    assert config(warmup=0.001).schedule.rate(0) == PEAK
 
 
 def test_the_cosine_does_not_rise_after_its_end() -> None:
-    assert learning_rate(config(lr_decay_style="cosine"), 170) == pytest.approx(FLOOR)
+    assert config(lr_decay_style="cosine").schedule.rate(170) == pytest.approx(FLOOR)
 
 
 def test_a_longer_run_with_the_same_decay_steps_has_the_same_first_part() -> None:
     short, long = config(lr_decay_iters=80), config(lr_decay_iters=80, train_iters=150)
-    assert [learning_rate(short, step) for step in range(100)] == [learning_rate(long, step) for step in range(100)]
+    assert [short.schedule.rate(step) for step in range(100)] == [long.schedule.rate(step) for step in range(100)]
 
 
 def test_biases_and_norms_have_no_weight_decay() -> None:

@@ -21,7 +21,6 @@ from model.config import RunConfig, read_run
 from model.data.loader import open_data
 from model.failure import LOST
 from model.gpt import GPT
-from model.optim import learning_rate
 from model.parallel.parameters import global_parameters
 from tests.model.tiny import KEYS, curve, write_tiny_run
 from tests.ranks import RankPool
@@ -54,7 +53,7 @@ def plain_torch(run_file: Path) -> tuple[list[float], list[float]]:
     losses, norms = [], []
     for step in range(20):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+            group["lr"] = config.schedule.rate(step)
         loss = model(data.train.batch(step, 0))
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimization.gradient_clipping)))
@@ -152,7 +151,7 @@ def test_finetune_begins_at_step_0_with_the_loaded_weights(tmp_path: Path, two_r
     two_ranks.run(CASE, write_tiny_run(tmp_path / "second", load=load, finetune=True, hidden_dropout=0.0, train_iters=3))
     assert len(curve(tmp_path / "second")) == 3
     assert curve(tmp_path / "second")[0] < curve(tmp_path / "first")[0] - 0.5
-    assert curve(tmp_path / "second", "lr")[0] == learning_rate(read_run(tmp_path / "second" / "run.json").config, 0)
+    assert curve(tmp_path / "second", "lr")[0] == read_run(tmp_path / "second" / "run.json").config.schedule.rate(0)
 
 
 def test_a_run_is_tested_at_its_last_step_and_stops_at_multiples_of_exit_interval(tmp_path: Path, two_ranks: RankPool) -> None:

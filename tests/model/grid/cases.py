@@ -89,8 +89,8 @@ def train_cell(keys: dict[str, Any], mutation: str | None = None, steps: int = S
             norms.append(result.grad_norm)
             if step == 0:
                 clipped = min(1.0, CLIP / (result.grad_norm + 1e-6))
-                gradients = _pieces(trainer.engine, "exp_avg", 1 / ((1 - BETAS[0]) * clipped))
-        final = _pieces(trainer.engine, "weight")
+                gradients = _pieces(trainer.engine, config, "exp_avg", 1 / ((1 - BETAS[0]) * clipped))
+        final = _pieces(trainer.engine, config, "weight")
     del trainer, model
     gc.collect()  # an engine is a knot of references; its hooks would go on
     return Found(
@@ -117,8 +117,8 @@ def _whole(p: GlobalParameter) -> Piece:
     )
 
 
-def _pieces(engine: Any, tensor: str, factor: float = 1.0) -> tuple[Piece, ...]:
-    return tuple(_piece(fragment, tensor, factor) for fragment in fragments_of(engine))
+def _pieces(engine: Any, config: RunConfig, tensor: str, factor: float = 1.0) -> tuple[Piece, ...]:
+    return tuple(_piece(fragment, tensor, factor) for fragment in fragments_of(engine, config))
 
 
 def _piece(fragment: Fragment, tensor: str, factor: float) -> Piece:

@@ -24,7 +24,7 @@ from model.implementations import choose
 from model.mpi import find_place
 from model.mup_base import base_shapes_of, read_base_shapes, write_base_shapes
 from model.mup_check import widths
-from model.optim import learning_rate, make_optimizer
+from model.optim import make_optimizer
 from model.parallel.groups import Groups
 from model.tokenizers import build_tokenizer
 from neox_hpc.decisions import hostfile_paths
@@ -161,7 +161,7 @@ def recomputed(keys: dict[str, Any], here: Here) -> Any:
 def rate_curve(keys: dict[str, Any], here: Here) -> Any:
     """The learning rate of every step."""
     config = small_config(train_iters=20, **keys)
-    return [learning_rate(config, step) for step in range(22)]
+    return [config.schedule.rate(step) for step in range(22)]
 
 
 def maximal_update(keys: dict[str, Any], here: Here) -> Any:
@@ -354,6 +354,11 @@ def metrics_of_four(keys: dict[str, Any], here: Here) -> Any:
 def metrics(keys: dict[str, Any], here: Here) -> Any:
     """metrics.jsonl without times."""
     return training(keys, here)["metrics"]
+
+
+def continued(keys: dict[str, Any], here: Here) -> Any:
+    """metrics.jsonl without times, or why the run was refused."""
+    return here.pool.run("tests.model.keys.cases:train_or_say_why_not", here.folder / "run", keys)[0]
 
 
 def checkpoints(keys: dict[str, Any], here: Here) -> Any:

@@ -48,7 +48,7 @@ TRAINED = DATA | {
     "warmup": 0.0,
 }
 SAVED = TRAINED | {"save": "checkpoints", "checkpoint_factor": 2}
-LOADED = TRAINED | {"load": "FILES/trained/checkpoints", "train_iters": 6}
+LOADED = TRAINED | {"load": "FILES/trained/checkpoints", "train_iters": 6, "lr_decay_iters": 4}
 HALF = SHAPE | {"fp16": {"enabled": True}}
 SAMPLED = DATA | {"temperature": 1.0, "maximum_tokens": 6, "eval_iters": 0}
 GPT2 = SHAPE | {
@@ -158,6 +158,10 @@ LIVE = (
     Row("optimizer.params.betas", [0.9, 0.95], [0.5, 0.95], see.optimizer_steps),
     Row("optimizer.params.eps", 1e-8, 1e-3, see.optimizer_steps),
     Row("optimizer.params.adam_w_mode", True, False, see.optimizer_steps),
+    Row("optimizer.params.momentum", 0.5, 0.9, see.optimizer_steps, {"optimizer": {"type": "sgd"}}),
+    Row("optimizer.type", "adam", "lion", see.optimizer_steps),
+    Row("override_lr_scheduler", False, True, see.continued, LOADED | {"min_lr": 0.001}),
+    Row("use_checkpoint_lr_scheduler", False, True, see.continued, LOADED | {"min_lr": 0.001}),
     Row("weight_decay", 0.0, 0.5, see.optimizer_steps),
     Row("gradient_clipping", 0.01, 1.0, see.metrics, TRAINED | {"optimizer": {"params": {"lr": 0.01, "eps": 0.1}}}),
     # muP

@@ -1,0 +1,280 @@
+"""Every optimizer: against its paper's formula, over layouts and stages of ZeRO, through checkpoints, and where it is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from model.config import ConfigError, RunConfig
+from model.config.optimizers import OPTIMIZERS
+from model.optim import make_optimizer
+from tests.model.tiny import KEYS, curve, write_tiny_run
+from tests.ranks import RankPool
+
+TRAIN = "tests.model.cases_training:train"
+REFUSAL = "tests.model.cases_training:refusal"
+Array = np.ndarray[Any, np.dtype[np.float64]]
+LR, DECAY = 0.02, 0.3
+
+
+# Formulas ----------------------------------------------------------------------------------------------------------------
+
+
+def adam(w: Array, gradients: list[Array], decay: float, *, l2: bool = False) -> Array:
+    """arXiv:1412.6980, algorithm 1; decoupled decay of arXiv:1711.05101, algorithm 2."""
+    m = v = np.zeros_like(w)
+    for t, g in enumerate(gradients, 1):
+        if l2:
+            g = g + decay * w
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+        step = (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6)
+        w = w - LR * (step + (0 if l2 else decay * w))
+    return w
+
+
+def sgd(w: Array, gradients: list[Array], decay: float) -> Array:
+    """Polyak 1964, with the decay in the gradient."""
+    v = np.zeros_like(w)
+    for g in gradients:
+        v = 0.7 * v + g + decay * w
+        w = w - LR * v
+    return w
+
+
+def lion(w: Array, gradients: list[Array], decay: float) -> Array:
+    """arXiv:2302.06675, algorithm 2."""
+    m = np.zeros_like(w)
+    for g in gradients:
+        w = w - LR * (np.sign(0.8 * m + 0.2 * g) + decay * w)
+        m = 0.95 * m + 0.05 * g
+    return w
+
+
+def madgrad(w: Array, gradients: list[Array], decay: float) -> Array:
+    """arXiv:2101.11075, algorithm 1, the rate raised by eps as its authors do; decay before the step."""
+    first, s, v = w, np.zeros_like(w), np.zeros_like(w)
+    for k, g in enumerate(gradients):
+        size = (LR + 1e-6) * math.sqrt(k + 1)
+        s, v = s + size * g, v + size * g**2
+        z = first - s / (np.cbrt(v) + 1e-6)
+        w = 0.9 * w * (1 - (LR + 1e-6) * decay) + 0.1 * z
+    return w
+
+
+BETAS = {"betas": [0.8, 0.95]}
+ADAM = BETAS | {"eps": 1e-6}
+FORMULAS: dict[str, tuple[Callable[..., Array], dict[str, Any]]] = {
+    "adam": (adam, ADAM),
+    "adamw": (adam, ADAM),
+    "cpu_torch_adam": (adam, ADAM),
+    "sgd": (sgd, {"momentum": 0.7}),
+    "lion": (lion, BETAS),
+    "madgrad_wd": (madgrad, {}),
+}
+"""Optimizer -> the formula of its source, and the numbers that stand in it."""
+IN_NODE = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+
+
+def needed(name: str) -> dict[str, Any]:
+    """Keys without which an optimizer is refused."""
+    return (IN_NODE if OPTIMIZERS[name].in_memory_of_node else {}) | ({} if OPTIMIZERS[name].decays else {"weight_decay": 0.0})
+
+
+def config(name: str, **changes: Any) -> RunConfig:
+    keys = {"optimizer": {"type": name, "params": {"lr": LR} | FORMULAS[name][1]}, "weight_decay": DECAY}
+    return RunConfig.from_keys(KEYS | keys | needed(name) | changes)
+
+
+def test_every_optimizer_has_a_formula_here() -> None:
+    assert set(FORMULAS) == set(OPTIMIZERS)
+
+
+def stepped(made: torch.optim.Optimizer, weights: list[nn.Parameter], gradients: list[list[Array]]) -> list[Array]:
+    for step in gradients:
+        for weight, gradient in zip(weights, step, strict=True):
+            weight.grad = torch.tensor(gradient, dtype=torch.float32)
+        made.step()
+    return [weight.detach().double().numpy() for weight in weights]
+
+
+def drawn() -> tuple[list[Array], list[list[Array]]]:
+    """A matrix and a vector, and gradients of 20 steps."""
+    random = np.random.default_rng(5)
+    shapes = ((63, 5), (7,))
+    return [random.normal(size=shape) for shape in shapes], [[random.normal(size=shape) for shape in shapes] for _ in range(20)]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_follows_the_formula_of_its_source(name: str) -> None:
+    first, gradients = drawn()
+    weights = [nn.Parameter(torch.tensor(w, dtype=torch.float32)) for w in first]
+    made = make_optimizer(config(name), weights)
+    decay = DECAY if OPTIMIZERS[name].decays else 0.0
+    for number, found in enumerate(stepped(made, weights, gradients)):
+        wanted = FORMULAS[name][0](first[number], [step[number] for step in gradients], decay if number == 0 else 0.0)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_adam_puts_the_decay_into_the_gradient_where_adam_w_mode_is_false() -> None:
+    first, gradients = drawn()
+    weights = [nn.Parameter(torch.tensor(first[0], dtype=torch.float32))]
+    made = make_optimizer(config("adam", optimizer={"params": {"lr": LR, "adam_w_mode": False} | ADAM}), weights)
+    found = stepped(made, weights, [step[:1] for step in gradients])[0]
+    np.testing.assert_allclose(found, adam(first[0], [step[0] for step in gradients], DECAY, l2=True), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "madgrad_wd"])
+def test_without_momentum_less_is_kept_and_the_first_step_is_the_whole_one(name: str) -> None:
+    """With momentum 0.5 MADGRAD makes half of a step, SGD the same; a second equal gradient tells them apart."""
+    ends = {}
+    for momentum in (0.0, 0.5):
+        given = config(name, optimizer={"type": name, "params": {"lr": 0.1, "momentum": momentum}}, weight_decay=0.0)
+        weight = nn.Parameter(torch.ones(2, 2))
+        made = make_optimizer(given, [weight])
+        for _ in range(2):
+            weight.grad = torch.ones(2, 2)
+            made.step()
+        ends[momentum] = float(weight.detach()[0, 0])
+        kept = {key for key, value in made.state[weight].items() if isinstance(value, torch.Tensor) and value.dim()}
+        assert kept == set(given.optimizer_states)
+    lr, root = 0.1 + 1e-6, math.sqrt(2)
+    after = [1 - lr / (np.cbrt(lr) + 1e-6), 1 - lr * (1 + root) / (np.cbrt(lr * (1 + root)) + 1e-6)]
+    wanted = {0.0: after[1], 0.5: 0.5 * (0.5 + 0.5 * after[0]) + 0.5 * after[1]}
+    if name == "sgd":
+        wanted = {0.0: 1 - 0.1 - 0.1, 0.5: 1 - 0.1 - 0.15}
+    assert ends == pytest.approx(wanted, rel=1e-5)
+
+
+# Layouts, stages of ZeRO, checkpoints ------------------------------------------------------------------------------------
+
+TENSOR_2 = {"model_parallel_size": 2}
+LEGS: tuple[tuple[int, dict[str, Any]], ...] = (
+    (2, {"zero_optimization": {"stage": 1}}),
+    (2, {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}),
+    (2, TENSOR_2),
+    (2, {"zero_optimization": {"stage": 2}}),
+    (1, {"zero_optimization": {"stage": 0}}),
+)
+
+
+def cut(name: str, keys: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a leg, with a stage of ZeRO and the offload where the optimizer needs them."""
+    if not OPTIMIZERS[name].in_memory_of_node:
+        return keys
+    zero = keys.get("zero_optimization", {"stage": 0})
+    return keys | {"zero_optimization": zero | {"stage": max(zero["stage"], 1), "offload_optimizer": {"device": "cpu"}}}
+
+
+RATES = {"lion": 1e-3, "sgd": 0.1, "madgrad_wd": 0.01}
+
+
+def small(name: str) -> dict[str, Any]:
+    """A run of ten steps, whose loss falls."""
+    params = FORMULAS[name][1] | {"lr": RATES.get(name, 0.01)}
+    if "eps" in OPTIMIZERS[name].reads:
+        params["eps"] = 1e-4  # else Adam makes rounding as large as what it rounds
+    keys: dict[str, Any] = {
+        "optimizer": {"type": name, "params": params},
+        "train_iters": 10,
+        "eval_iters": 0,
+        "hidden_dropout": 0.0,
+    }
+    return keys | needed(name)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adamw"])
+def test_a_run_goes_from_one_cut_to_another_as_if_it_had_stayed_on_one_rank(
+    tmp_path: Path, rank_pool: Callable[[int], RankPool], name: str
+) -> None:
+    """Each leg trains two steps from the checkpoint of the one before it."""
+    keys = small(name)
+    rank_pool(1).run(TRAIN, write_tiny_run(tmp_path / "whole", save=None, **keys))
+    found: list[float] = []
+    for number, (ranks, leg) in enumerate(LEGS):
+        load = str(tmp_path / f"leg{number - 1}" / "checkpoints") if number else None
+        rank_pool(ranks).run(TRAIN, write_tiny_run(tmp_path / f"leg{number}", load=load, exit_interval=2, **keys | cut(name, leg)))
+        found += curve(tmp_path / f"leg{number}")
+    whole = curve(tmp_path / "whole")
+    assert whole[0] - whole[-1] > 0.2
+    assert found == pytest.approx(whole, rel=2e-5)
+
+
+# Refusals ----------------------------------------------------------------------------------------------------------------
+
+
+def problems(**keys: Any) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_keys(KEYS | keys)
+    return {problem.key: f"{problem.wrong} / {problem.fix}" for problem in caught.value.problems}
+
+
+def test_a_misspelt_optimizer_is_told_the_nearest() -> None:
+    assert "did you mean lion?" in problems(optimizer={"type": "Lyon"})["optimizer.type"]
+
+
+def test_a_number_that_the_optimizer_does_not_have_is_refused() -> None:
+    found = problems(optimizer={"type": "sgd", "params": {"betas": [0.9, 0.95]}})
+    assert found == {"optimizer.params.betas": "sgd has none; it reads lr, momentum / remove it"}
+
+
+@pytest.mark.parametrize("name", [name for name, kind in OPTIMIZERS.items() if kind.in_memory_of_node])
+def test_an_optimizer_of_the_node_needs_to_be_offloaded(name: str) -> None:
+    assert "offload_optimizer: {device: cpu}" in problems(optimizer={"type": name})["optimizer.type"]
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused_and_its_weights_alone_are_taken(
+    tmp_path: Path, rank_pool: Callable[[int], RankPool]
+) -> None:
+    one = rank_pool(1)
+    one.run(TRAIN, write_tiny_run(tmp_path / "first", **small("sgd") | {"train_iters": 2}))
+    load = str(tmp_path / "first" / "checkpoints")
+    keys = small("lion") | {"load": load, "train_iters": 4}
+    said = one.run(REFUSAL, write_tiny_run(tmp_path / "second", **keys))[0]
+    assert "lion keeps exp_avg, and " in said and "is of sgd, with momentum_buffer\n  fix: write no_load_optim: true" in said
+    one.run(TRAIN, write_tiny_run(tmp_path / "third", no_load_optim=True, **keys))
+    assert len(curve(tmp_path / "third")) == 2
+
+
+# The curve of a checkpoint -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, rank_pool: Callable[[int], RankPool]) -> Path:
+    """Checkpoints of a run of two steps with rate 0.01."""
+    run_dir = tmp_path_factory.mktemp("curve") / "run"
+    rank_pool(1).run(TRAIN, write_tiny_run(run_dir, **small("adam") | {"lr_decay_iters": 10, "train_iters": 2}))
+    return run_dir / "checkpoints"
+
+
+def continued(saved: Path, **changes: Any) -> dict[str, Any]:
+    keys = small("adam") | {"lr_decay_iters": 10, "train_iters": 4, "load": str(saved)}
+    return keys | {"optimizer": {"params": {"lr": 0.002, "eps": 1e-4} | FORMULAS["adam"][1]}, "min_lr": 0.001} | changes
+
+
+def test_a_checkpoint_of_another_curve_is_refused(tmp_path: Path, saved: Path, rank_pool: Callable[[int], RankPool]) -> None:
+    said = rank_pool(1).run(REFUSAL, write_tiny_run(tmp_path / "run", **continued(saved)))[0]
+    assert "lr 0.002 (the checkpoint: 0.01), min_lr 0.001 (the checkpoint: 0.0)\n  fix: write override_lr_scheduler: true" in said
+    assert "decay_steps" not in said
+
+
+@pytest.mark.parametrize(
+    ("key", "peak", "floor"), [("override_lr_scheduler", 0.002, 0.001), ("use_checkpoint_lr_scheduler", 0.01, 0.0)]
+)
+def test_a_run_follows_the_curve_that_it_prefers(
+    tmp_path: Path, saved: Path, rank_pool: Callable[[int], RankPool], key: str, peak: float, floor: float
+) -> None:
+    rank_pool(1).run(TRAIN, write_tiny_run(tmp_path / "run", **continued(saved, **{key: True})))
+    linear = [max(floor, peak * (1 - (step - 0.1) / 9.9)) for step in (2, 3)]
+    assert curve(tmp_path / "run", "lr") == pytest.approx(linear)
+
+
+def test_it_cannot_prefer_both() -> None:
+    found = problems(override_lr_scheduler=True, use_checkpoint_lr_scheduler=True)
+    assert any("keep one" in text for text in found.values())
