@@ -42,13 +42,14 @@ LISTS = SHAPE | {"train_data_paths": ["FILES/a"], "valid_data_paths": ["FILES/a"
 TWO_FILES = SHAPE | {f"{split}_data_paths": ["FILES/a", "FILES/b"] for split in ("train", "valid", "test")}
 TRAINED = DATA | {
     "train_iters": 4,
+    "lr_decay_iters": 8,
     "optimizer": {"type": "Adam", "params": {"lr": 0.01}},
     "log_interval": 1,
     "precision": "fp32",
     "warmup": 0.0,
 }
 SAVED = TRAINED | {"save": "checkpoints", "checkpoint_factor": 2}
-LOADED = TRAINED | {"load": "FILES/trained/checkpoints", "train_iters": 6, "lr_decay_iters": 4}
+LOADED = TRAINED | {"load": "FILES/trained/checkpoints", "train_iters": 6}
 HALF = SHAPE | {"fp16": {"enabled": True}}
 SAMPLED = DATA | {"temperature": 1.0, "maximum_tokens": 6, "eval_iters": 0}
 GPT2 = SHAPE | {
