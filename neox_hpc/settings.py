@@ -17,6 +17,7 @@ from neox_hpc.vocabulary import (
     RunConfig,
     Translated,
     check_fragment,
+    idle_keys,
     is_fragment,
     translate,
     untrained_in_fragment,
@@ -58,6 +59,8 @@ def load_config(
         config = RunConfig.from_keys(read.written)
     except ConfigError as error:
         raise UserError(read.problem(p.key, p.wrong, p.fix) for p in error.problems) from None
+    if idle := tuple(idle_keys(config, read.translated.values)):
+        raise UserError(read.problem(p.key, p.wrong, p.fix) for p in idle)
     return Loaded(config=config, places=read.places, files=read.files, notes=read.notes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,25 @@ def test_traps_of_yaml_are_problems(folder: Path, text: str, problem: str) -> No
     found = problems(folder, "model", "more")
     assert len(found) == 1
     assert found[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("norm: rms_norm", "  norm: input should be * / did you mean rmsnorm?"),
+        ("activation: swigloo", "  activation: input should be * / did you mean swiglu?"),
+        ("attention_config: [[[flahs], all]]", "  attention_config: 'flahs' is no kind of attention / did you mean flash?"),
+        (
+            "attention_config: [[[flash], 3]]",
+            "  attention_config: attention_config names 3 layers, num_layers is 2: name as many,* / ",
+        ),
+        ("gpt_j_tied: true", "  gpt_j_tied: changes nothing without gpt_j_residual: true / remove it, or write *"),
+    ],
+)
+def test_an_option_of_the_network_that_cannot_be_is_told_with_its_line(folder: Path, line: str, found: str) -> None:
+    (folder / "more.yml").write_text(f"seed: 1\n{line}\n")
+    [problem] = problems(folder, "model", "more")
+    assert fnmatch(problem, f"more.yml:2{found.replace('[', '[[]')}")
 
 
 @pytest.mark.parametrize("names", [("125M", "local_setup"), ("configs/125M.yml", "configs/local_setup.yml")])

@@ -4,6 +4,7 @@ Needs pydantic and the standard library only, so that the control plane can use 
 """
 
 from model.config.former import FORMER, FormerNote, Translated, translate
+from model.config.idle import idle_keys
 from model.config.keys import KeyProblem
 from model.config.layout import BatchSizes, Layout
 from model.config.partition import layer_parameters, stage_bounds
@@ -34,6 +35,7 @@ __all__ = [
     "RunFile",
     "Translated",
     "check_fragment",
+    "idle_keys",
     "is_fragment",
     "iter_keys",
     "layer_parameters",

@@ -144,7 +144,10 @@ class Architecture(Section):
                 "write no_weight_tying: true, or output_layer_parallelism: column"
             )
         if self.attention_config is not None and len(self.attention_config) != self.num_layers:
-            raise ValueError(f"attention_config names {len(self.attention_config)} layers, num_layers is {self.num_layers}")
+            raise ValueError(
+                f"attention_config names {len(self.attention_config)} layers, num_layers is {self.num_layers}: "
+                "name as many, or write 'all' for the last number: [[[global], all]]"
+            )
         return self
 
     @property

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from model.config.architecture import Architecture, Parallelism
+from model.config.architecture import Architecture, AttentionKind, Parallelism
 from model.config.former import translate
 from model.config.keys import KeyProblem, Section, Status, reason_of, status_of, trained_values
 from model.config.launch import Launch, RunTime
@@ -322,6 +323,7 @@ def _untrained(section: Section, prefix: str) -> Iterator[KeyProblem]:
 
 
 TRAINED_ATTENTION = {"global", "flash"}
+ATTENTION_KINDS: tuple[str, ...] = get_args(AttentionKind)
 
 SECTIONS: dict[str, type[Section]] = {name: field.annotation for name, field in RunConfig.model_fields.items()}  # type: ignore[misc]
 """Section name -> its type."""
@@ -411,7 +413,19 @@ def _normalize(values: Mapping[str, Any], problems: list[KeyProblem], *, fragmen
         except ValueError as error:
             problems.append(KeyProblem(key="attention_config", wrong=str(error)))
             del normal["attention_config"]
+        else:
+            if unknown := tuple(_unknown_kinds(normal["attention_config"])):
+                problems += unknown
+                del normal["attention_config"]
     return normal
+
+
+def _unknown_kinds(kinds: Any) -> Iterator[KeyProblem]:
+    """Names of attention that are none, each once however many layers have it."""
+    for kind in dict.fromkeys(kind for kind in kinds if isinstance(kind, str) and kind not in ATTENTION_KINDS):
+        near = difflib.get_close_matches(kind, ATTENTION_KINDS, n=1, cutoff=0.5)
+        fix = f"did you mean {near[0]}?" if near else f"write one of {', '.join(ATTENTION_KINDS)}"
+        yield KeyProblem(key="attention_config", wrong=f"{kind!r} is no kind of attention", fix=fix)
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
@@ -455,9 +469,18 @@ def _problem(section: type[Section], details: ErrorDetails) -> KeyProblem:
         return KeyProblem(key=location or _first_word(text), wrong=text)
     expected = _EXPECTED.get(kind)
     if expected is None:
-        text = details["msg"]
-        return KeyProblem(key=location, wrong=f"{text[0].lower()}{text[1:]}, got {_shown(value)}", fix=_text_trap(kind, value))
+        text, fix = details["msg"], _text_trap(kind, value) or _nearest_choice(details)
+        return KeyProblem(key=location, wrong=f"{text[0].lower()}{text[1:]}, got {_shown(value)}", fix=fix)
     return KeyProblem(key=location, wrong=f"expected {expected}, got {_shown(value)}", fix=_text_trap(kind, value))
+
+
+def _nearest_choice(details: ErrorDetails) -> str:
+    """Of the words that a key can have, the one that is spelled most like what it was given."""
+    if details["type"] != "literal_error" or not isinstance(details["input"], str):
+        return ""
+    choices = re.findall(r"'([^']*)'", details["ctx"]["expected"])
+    near = difflib.get_close_matches(details["input"].lower(), choices, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _nearest_inside(section: type[Section], location: str) -> str:
