@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
@@ -237,9 +238,10 @@ def test_nothing_else_is(name: str) -> None:
 
 def test_the_list_has_every_file_with_its_title() -> None:
     done = CliRunner().invoke(cli, ["config", "list"])
-    lines = [line.split(maxsplit=1) for line in done.output.splitlines()[1:]]
-    assert [(name, title) for name, title in lines] == [(name, header.title) for name, (_, header) in SHIPPED.items()]
-    names = [name for name, _ in lines]
+    lines = [re.split("  +", line) for line in done.output.splitlines()[1:]]
+    told = [(name, header.title, *filter(None, [header.needs])) for name, (_, header) in SHIPPED.items()]
+    assert [tuple(line) for line in lines] == told
+    names = [name for name, *_ in lines]
     assert (
         names.index("pythia/410M.yml")
         < names.index("pythia/1B.yml")

@@ -91,9 +91,10 @@ def list_all(as_json: bool, markdown: bool) -> None:
     if markdown:
         click.echo(_models_page({name: header for name, (_, header) in found.items()}), nl=False)
     elif as_json:
-        print_json([{"name": name, "file": path, "title": header.title} for name, (path, header) in found.items()])
+        rows = [{"name": name, "file": path, "title": said.title, "needs": said.needs} for name, (path, said) in found.items()]
+        print_json(rows)
     else:
-        print_table(("NAME", "WHAT"), [(name, header.title) for name, (_, header) in found.items()])
+        print_table(("NAME", "WHAT", "NEEDS"), [(name, header.title, header.needs) for name, (_, header) in found.items()])
 
 
 @config.command()
