@@ -143,7 +143,7 @@ FLAGS = (
     Flag(
         names=("--node_rank",),
         of=_RUNNER,
-        effect="with --no_ssh: which host of the hostfile this node is, from 0; its run directory is named after it",
+        effect="with --no_ssh: which host of the hostfile this node is, from 0; they join the run directory of node 0",
         options=_NUMBER,
     ),
     Flag(

@@ -89,6 +89,8 @@ class Plan:
     env: tuple[tuple[str, EnvValue], ...]
     software: Software
     """What the ranks run in."""
+    joins: str | None
+    """The run directory of another node's launch, whose training this one joins."""
     step: Step
     """The training's parallel start."""
     run: RunFile
@@ -229,7 +231,7 @@ def _assemble(
         container=software.container,
         python=software.python,
         module="model.train",
-        module_args=(Shell("$run/run.json"),),  # as the script names it
+        module_args=(Shell("$run/run.json") if request.joins is None else f"{request.joins}/run.json",),  # as the script names it
     )
     return Plan(
         name=request.name,
@@ -263,6 +265,7 @@ def _assemble(
         master_port=request.master_port,
         env=env,
         software=software,
+        joins=request.joins,
         step=step,
         run=_run_file(loaded, site, request, layout.world_size, "gpu" if gpus else "cpu"),
     )
@@ -300,7 +303,7 @@ def _run_file(loaded: Loaded, site: Site, request: Request, world: int, device: 
         name=request.name,
         world_size=world,
         device=device,
-        config=with_absolute_paths(loaded.config, cwd=request.cwd, run_dir=request.outputs or request.run_dir),
+        config=with_absolute_paths(loaded.config, cwd=request.cwd, run_dir=request.joins or request.run_dir),
         origin=Origin(
             neox_hpc=request.neox_hpc,
             site=site.name,

@@ -60,8 +60,8 @@ class Request:
     """Hosts and launcher were chosen by the keys of the section launch."""
     node_rank: int | None = None
     """Which of the hosts this one is, where every node is started by itself."""
-    outputs: str | None = None
-    """What relative outputs are relative to, where it is not the run directory: such nodes have a run directory each."""
+    joins: str | None = None
+    """The run directory of the first node, whose training this one joins."""
     exports: tuple[str, ...] = ()
     """Further variables of this shell that ranks on all hosts get; only `launch` runs the job in this shell."""
 

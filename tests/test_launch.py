@@ -340,14 +340,21 @@ def test_a_host_that_ssh_does_not_reach_is_named(desk: Desk, launcher: Any) -> N
 def test_nodes_that_ssh_does_not_reach_are_started_one_by_one(desk: Desk, launcher: Any) -> None:
     """DeepSpeed's launcher of one node is told all hosts, and which of them it is on."""
     record = desk.program("python-node", RECORDS.replace("ARGV", str(desk.cwd / "argv")).replace("ENV", str(desk.cwd / "env")))
-    said = launched(desk, "-H", "hosts", "--no_ssh", "--node_rank", "1", "--site-set", f"software.python={record}")
-    assert said.code == 0, said
+
+    def words_of_node(node: str) -> tuple[str, ...]:
+        return ("-H", "hosts", "--no_ssh", "--node_rank", node, "--site-set", f"software.python={record}")
+
+    for node in ("0", "1"):
+        said = launched(desk, *words_of_node(node))
+        assert said.code == 0, said
     words = (desk.cwd / "argv").read_text().splitlines()
     world = next(word.partition("=")[2] for word in words if word.startswith("--world_info="))
     assert json.loads(base64.urlsafe_b64decode(world)) == {"n1": [0, 1], "n2": [0, 1]} and "--node_rank=1" in words
     assert words[words.index("--master_addr") + 1] == "n1" and words[words.index("--master_port") + 1] == "29500"
-    run = json.loads((desk.cwd / "runs/my-node1/run.json").read_text())
-    assert run["world_size"] == 4 and run["config"]["checkpoints"]["save"] == str(desk.cwd / "runs/my/checkpoints")
+    assert words[-1] == str(desk.cwd / "runs/my/run.json")
+    assert json.loads((desk.cwd / "runs/my/run.json").read_text())["world_size"] == 4
+    said = launched(desk, *words_of_node("0"))
+    assert said.code == 2 and "choose another --run-id" in said.err  # the nodes would not all mean the same run
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ from neox_hpc.errors import Problem, UserError
 from neox_hpc.hostfile import Host, Hostfile
 from neox_hpc.jobs import read_hosts
 from neox_hpc.launch import Around, Command
-from neox_hpc.launchers import Shell
 from neox_hpc.plan import Plan
 from neox_hpc.probe import Facts, read_hostfile, read_machine
 from neox_hpc.render import Launch
@@ -135,6 +134,7 @@ class _Chosen:
         """DeepSpeed's runner for a plan."""
         self.args.launcher_args = shlex.join(plan.step.launcher_args)  # the site's and the configuration's, too
         self.args.master_addr = ""  # the script has it
+        self.args.user_args = list(plan.step.module_args)
         step = dataclasses.replace(plan.step, launcher_args=())
         return runners.make_runner(
             self.launcher, step, self.args, self.active, dict.fromkeys(self.around.allocation or self.pool, 0)
@@ -248,7 +248,7 @@ def _choose(runners: Any, command: Command, loaded: Loaded, site: Site, cwd: str
     Raises:
         UserError: what is named is not there.
     """
-    args = runners.read_args(decide.runner_words(command, loaded, os.environ), "model.train", [Shell("$run/run.json")])
+    args = runners.read_args(decide.runner_words(command, loaded, os.environ), "model.train", [])
     asked = "--hostfile" if "hostfile" in command.given else "DLTS_HOSTFILE" if os.environ.get("DLTS_HOSTFILE") else None
     if args.hostfile == decide.DEFAULT_HOSTFILE and site.hostfile is not None:
         args.hostfile = site.hostfile

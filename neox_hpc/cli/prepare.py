@@ -126,12 +126,11 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
     """
     loaded, site, user, times = _load(asked, cwd)
     name = run_name(asked.name, loaded.files)
-    directory, base = _as_directory(name), cwd / Path(asked.output_dir).expanduser()
-    node = "" if asked.node_rank is None else f"-node{asked.node_rank}"
+    path, joins = _paths(cwd / Path(asked.output_dir).expanduser(), _as_directory(name), asked)
     request = Request(
         name=name,
         name_is_given=bool(asked.name),
-        run_dir=str(choose_path(base, directory + node, asked.run_id)),
+        run_dir=str(path),
         cwd=str(cwd),
         user=user_name(),
         git_commit=git_commit(cwd),
@@ -152,7 +151,7 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
         early_signal=times.early_signal,
         requeue=asked.requeue,
         node_rank=asked.node_rank,
-        outputs=None if asked.node_rank is None else str(base / directory),
+        joins=None if joins is None else str(joins),
         launcher_args=asked.launcher_args,
     )
     here = as_launched(loaded, site, request) if as_launched is not None else _on_hosts(loaded, site, request)
@@ -243,6 +242,16 @@ def _site_of(asked: Asked) -> str:
 
 def _named_sites() -> str:
     return f"write --site NAME: one of {', '.join(list_sites())}, or a file's path"
+
+
+def _paths(base: Path, name: str, asked: Asked) -> tuple[Path, Path | None]:
+    """The run directory, and that of node 0 which this node joins: nodes that are started one by one must know its name."""
+    if asked.node_rank is None:
+        return choose_path(base, name, asked.run_id), None
+    first = asked.run_id or name
+    if asked.node_rank == 0:
+        return choose_path(base, name, first), None
+    return choose_path(base, f"{first}-node{asked.node_rank}", None), base / first
 
 
 def _as_directory(name: str) -> str:
