@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -27,10 +27,12 @@ from neox_hpc.site_files import list_sites
 from neox_hpc.software import has_software
 from neox_hpc.vocabulary import write_run
 from tests.planning import GOLDEN, TWO_CORES, loaded, request, site
+from tests.test_shipped import SHIPPED
+from tests.test_shipped import whole as beside_its_model
 
 SITES = tuple(list_sites(GOLDEN / "nobody"))
 CONFIGS = ("125M", "20B", "local_setup", "pythia/160M", "quickstart")
-"""One of each shape of job; tests/test_shipped.py has them all, on one site."""
+"""One of each shape of job; `make test-full` has them all."""
 SOFTWARE = ("none", "container")
 IMAGE = "/images/neox.sif"
 GIVEN = {"node.gpus": 4, "node.accelerator": "cuda", "node.cores": 64}
@@ -87,23 +89,44 @@ def rendered(name: str) -> dict[tuple[str, str], str]:
 def test_every_configuration_renders_or_its_own_line_is_named(name: str) -> None:
     """A machine may be too small for a model, or lack its number format; nothing of a site's own file stands in the way."""
     for each, how in product(CONFIGS, SOFTWARE):
-        found = job(name, config(each), how)
-        wrong = [problem for problem in found.problems if problem.kind == "anywhere"]
-        assert (found.plan is None) == bool(wrong)
-        for problem in wrong:
-            assert re.match(r"\S+\.yml(:\d+)?  \w+", problem.where), (each, how, str(problem))
-            assert not problem.where.startswith(whole(name, how).file), (each, how, str(problem))
+        check_planned(job(name, config(each), how), whole(name, how))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", SITES)
+def test_every_shipped_configuration_renders_on_every_site(name: str, tmp_path: Path) -> None:
+    """GPT-NeoX's 66 files and ours."""
+    scripts = []
+    for each, how in product(SHIPPED, SOFTWARE):
+        short = each.removesuffix(".yml").replace("/", "-")
+        found = job(name, beside_its_model(each), how, name=short, name_is_given=False)
+        check_planned(found, whole(name, how))
+        scripts += [render_script(found.plan)] if found.plan is not None else []
+    assert scripts and parsed(scripts, tmp_path) == ""
+
+
+def check_planned(found: Planned, where: Site) -> None:
+    """There is a plan, or lines of the configuration are named."""
+    wrong = [problem for problem in found.problems if problem.kind == "anywhere"]
+    assert (found.plan is None) == bool(wrong)
+    for problem in wrong:
+        assert re.match(r"\S+\.yml(:\d+)?  \w+", problem.where), str(problem)
+        assert not problem.where.startswith(where.file), str(problem)
+
+
+def parsed(scripts: Sequence[str], folder: Path) -> str:
+    """What bash says of scripts that it only reads."""
+    for number, text in enumerate(scripts):
+        (folder / f"{number}.sh").write_text(text)
+    command = 'for file; do bash -n "$file" 2>&1 || echo "$file"; done'
+    done = subprocess.run(["bash", "-c", command, "bash", *map(str, folder.iterdir())], text=True, capture_output=True, check=True)
+    return done.stdout
 
 
 def test_bash_parses_every_script(tmp_path: Path) -> None:
-    for name in SITES:
-        for number, text in enumerate(rendered(name).values()):
-            (tmp_path / f"{name}-{number}.sh").write_text(text)
-    files = sorted(map(str, tmp_path.iterdir()))
-    assert len(files) > 1.5 * len(SITES) * len(CONFIGS)  # most jobs fit most machines
-    command = 'for file; do bash -n "$file" || echo "$file"; done'
-    done = subprocess.run(["bash", "-c", command, "bash", *files], text=True, capture_output=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
+    scripts = [text for name in SITES for text in rendered(name).values()]
+    assert len(scripts) > 1.5 * len(SITES) * len(CONFIGS)  # most jobs fit most machines
+    assert parsed(scripts, tmp_path) == ""
 
 
 @pytest.mark.parametrize("how", SOFTWARE)
