@@ -22,6 +22,8 @@ from model.layers.block import Block
 from model.layers.cache import LayerCache
 from model.layers.ends import Embedding, FinalNorm, Head
 from model.layers.init import Draw, drawing_device
+from model.layers.masks import Mask
+from model.layers.positions import Positions
 from model.layers.stage import Stage, pack, unpack
 from model.mup import BaseShapes, Multipliers, initial_factor, multipliers
 from model.parallel.groups import Groups, one_rank
@@ -37,6 +39,7 @@ def make_layers(
     padded_vocab: int,
     groups: Groups,
     table: Implementations,
+    positions: Positions,
     which: Sequence[int],
     times: Multipliers = Multipliers(),  # noqa: B008 (frozen)
 ) -> list[nn.Module]:
@@ -45,16 +48,17 @@ def make_layers(
     Their parameters have global names and no values yet.
     """
     shape = config.architecture
-    positions = table.positions.code(shape)
+    patterns = {row.name: row.code for row in table.pattern}
+    masks = {name: Mask(make(config, groups), positions.bias) for name, make in patterns.items()}
     last = shape.num_layers + 2
     made: dict[str, nn.Module] = {}
     for number in which:
         if number == 0:
-            made["embedding"] = Embedding(config, padded_vocab, groups)
+            made["embedding"] = Embedding(config, padded_vocab, groups, positions)
         elif number == last - 1:
             made["final_norm"] = FinalNorm(table.norm.code(config, groups))
         elif number == last:
-            tied = None if shape.no_weight_tying else made.get("embedding") or Embedding(config, padded_vocab, groups)
+            tied = None if shape.no_weight_tying else made.get("embedding") or Embedding(config, padded_vocab, groups, Positions())
             assert tied is None or isinstance(tied, Embedding)
             made["head"] = Head(config, padded_vocab, groups, tied, table.loss.code, times.head)
         else:
@@ -65,10 +69,13 @@ def make_layers(
                 norm=table.norm.code,
                 attend=table.attention[number - 1].code,
                 activation=table.activation.code,
-                positions=positions,
+                positions=positions.heads,
+                mask=masks[table.pattern[number - 1].name],
                 query_scale=times.query,
             )
     name_parameters(_named(name, layer) for name, layer in made.items())
+    if isinstance(positions.bias, nn.Module):
+        name_parameters([("relative_positions", positions.bias)])
     return list(made.values())
 
 
@@ -112,9 +119,17 @@ class GPT(nn.Module):
         self.first_layer = here.start
         """Among all layers of the network, of which the embedding is 0."""
         times = multipliers(config, base)
-        layers = make_layers(config, self.padded_vocab_size, self.groups, self.implementations, here, times)
+        positions = self.implementations.positions.code(config, self.groups)
+        layers = make_layers(config, self.padded_vocab_size, self.groups, self.implementations, positions, here, times)
         head = layers.pop() if self.groups.last_stage else None
         self.layers = nn.ModuleList(layers)
+        self.relative_positions = positions.bias if isinstance(positions.bias, nn.Module) else None
+        """What all blocks share, on every stage."""
+        if self.relative_positions is not None and not self.blocks:
+            raise ValueError(
+                f"pos_emb {config.architecture.pos_emb}: pipeline stage {self.groups.pipe_rank} has no block that could use it\n"
+                "  fix: fewer stages (pipe_parallel_size), or pipe_partition_method: type:transformer|mlp"
+            )
         assert head is None or isinstance(head, Head)
         self.head: Head | None = head
         training, shape = config.training, config.architecture
@@ -130,7 +145,7 @@ class GPT(nn.Module):
         self._width = shape.hidden_size
         self._compiled = config.own.neox_hpc.compile
         if self._compiled:
-            compile_blocks((layer for layer in layers if isinstance(layer, Block)), device)
+            compile_blocks(self.blocks, device)
         if base is not None:
             for parameter in global_parameters(self):
                 parameter.growth = base.growth(parameter.global_name, parameter.global_shape)
@@ -152,13 +167,12 @@ class GPT(nn.Module):
 
     def run_layers(self, stage: Stage, cache: Sequence[LayerCache] | None = None) -> Stage:
         """The layers that lie here, except for the head."""
-        caches = iter(cache or ())
         blocks: list[Block] = []
-        for layer in self.layers:
-            if not isinstance(layer, Block):
+        for number, layer in enumerate(self.layers):
+            if cache is not None and isinstance(layer, (Embedding, Block)):
+                stage = layer(stage, cache[number])
+            elif not isinstance(layer, Block):
                 stage, blocks = layer(self._run_again(blocks, stage)), []
-            elif cache is not None:
-                stage = layer(stage, next(caches))
             elif self._every and self.training:
                 blocks.append(layer)
             else:
@@ -186,8 +200,13 @@ class GPT(nn.Module):
         return from_last(whole, shape, x_BSD, self.groups)[..., : self.vocab_size]
 
     def new_cache(self) -> list[LayerCache]:
-        """An empty cache for the blocks that lie here."""
-        return [LayerCache() for layer in self.layers if isinstance(layer, Block)]
+        """An empty cache for each of the layers that lie here."""
+        return [LayerCache() for _ in self.layers]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Those that lie here."""
+        return [layer for layer in self.layers if isinstance(layer, Block)]
 
     def _run_again(self, blocks: Sequence[Block], stage: Stage) -> Stage:
         """Blocks whose insides the backward pass computes again, ``checkpoint_num_layers`` at a time."""

@@ -13,11 +13,16 @@ from typing import Any
 import torch
 
 from model.config import RunConfig
-from model.config.architecture import Architecture, AttentionKind
+from model.config.architecture import SPARSE, Architecture, AttentionKind
 from model.kernels.activations import gelu_erf, gelu_tanh
 from model.kernels.attention import eager_attention, sdpa_attention
+from model.layers.masks import Pattern, Window
 from model.layers.norm import LayerNorm
-from model.layers.positions import NoPositions, Rotary
+from model.layers.patterns import LAYOUTS, BlockPattern, Layout
+from model.layers.positions import Positions, Rotary
+from model.layers.positions_added import LearnedPositions, Sinusoids
+from model.layers.positions_bias import Alibi, RelativePositions
+from model.parallel.groups import Groups
 from model.parallel.loss import head_loss
 
 Asked = Callable[[Architecture, AttentionKind], bool]
@@ -37,8 +42,26 @@ class Row:
     """Why it cannot run on a device, and what to do; empty: it can."""
 
 
-def _rotary(a: Architecture) -> Rotary:
-    return Rotary(a.rotary_dims, a.rotary_emb_base, a.max_position_embeddings)
+def _rotary(config: RunConfig, groups: Groups) -> Positions:
+    a = config.architecture
+    scaling = config.own.neox_hpc.rope_scaling
+    return Positions(heads=Rotary(a.rotary_dims, a.rotary_emb_base, a.max_position_embeddings, scaling))
+
+
+def _window(config: RunConfig, groups: Groups) -> tuple[Pattern, ...]:
+    width = config.architecture.sliding_window_width
+    return () if width is None else (Window(width),)
+
+
+def _blocks(layout: Layout) -> Callable[[RunConfig, Groups], tuple[Pattern, ...]]:
+    return lambda config, groups: (BlockPattern(layout, config, groups), *_window(config, groups))
+
+
+def _is(wanted: str) -> Asked:
+    return lambda a, kind: kind == wanted
+
+
+PATTERNS = tuple(Row(operation="pattern", name=kind, asked=_is(kind), code=_blocks(layout)) for kind, layout in LAYOUTS.items())
 
 
 TABLE = (
@@ -47,11 +70,14 @@ TABLE = (
         name="sdpa",
         asked=lambda a, kind: (
             not a.apply_query_key_layer_scaling
-            and (kind == "flash" or (kind == "global" and a.scaled_upper_triang_masked_softmax_fusion))
+            and (kind == "flash" or (kind in ("global", *SPARSE) and a.scaled_upper_triang_masked_softmax_fusion))
         ),
         code=sdpa_attention,
     ),
-    Row(operation="attention", name="eager", asked=lambda a, kind: kind == "global", code=eager_attention),
+    Row(operation="attention", name="eager", asked=lambda a, kind: kind in ("global", *SPARSE), code=eager_attention),
+    *PATTERNS,
+    Row(operation="pattern", name="window", asked=lambda a, kind: a.sliding_window_width is not None, code=_window),
+    Row(operation="pattern", name="causal", asked=lambda a, kind: True, code=_window),
     Row(
         operation="positions",
         name="rotary",
@@ -62,7 +88,31 @@ TABLE = (
         operation="positions",
         name="none",
         asked=lambda a, kind: a.pos_emb == "none" or (a.pos_emb == "rotary" and a.rotary_dims == 0),
-        code=lambda a: NoPositions(),
+        code=lambda config, groups: Positions(),
+    ),
+    Row(
+        operation="positions",
+        name="learned",
+        asked=lambda a, kind: a.pos_emb == "learned",
+        code=lambda config, groups: Positions(added=lambda: LearnedPositions(config, groups)),
+    ),
+    Row(
+        operation="positions",
+        name="sinusoidal",
+        asked=lambda a, kind: a.pos_emb == "sinusoidal",
+        code=lambda config, groups: Positions(added=lambda: Sinusoids(config, groups)),
+    ),
+    Row(
+        operation="positions",
+        name="alibi",
+        asked=lambda a, kind: a.pos_emb == "alibi",
+        code=lambda config, groups: Positions(bias=Alibi(config, groups)),
+    ),
+    Row(
+        operation="positions",
+        name="rpe",
+        asked=lambda a, kind: a.pos_emb == "rpe",
+        code=lambda config, groups: Positions(bias=RelativePositions(config, groups)),
     ),
     Row(
         operation="norm",
@@ -88,6 +138,7 @@ TABLE = (
 
 KEYS = {
     "attention": ("attention_config", "scaled_upper_triang_masked_softmax_fusion", "apply_query_key_layer_scaling"),
+    "pattern": ("attention_config", "sliding_window_width"),
     "positions": ("pos_emb", "rope_fusion"),
     "norm": ("norm", "layernorm_fusion"),
     "activation": ("activation", "bias_gelu_fusion"),
@@ -102,6 +153,8 @@ class Implementations:
     """The rows that run."""
 
     attention: tuple[Row, ...]
+    """One a layer."""
+    pattern: tuple[Row, ...]
     """One a layer."""
     positions: Row
     norm: Row
@@ -129,6 +182,7 @@ def choose(config: RunConfig, device: torch.device) -> Implementations:
     first = shape.attention_kinds[0]
     return Implementations(
         attention=tuple(row("attention", kind) for kind in shape.attention_kinds),
+        pattern=tuple(row("pattern", kind) for kind in shape.attention_kinds),
         positions=row("positions", first),
         norm=row("norm", first),
         activation=row("activation", first),

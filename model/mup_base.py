@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from model.config import RunConfig
 from model.gpt import make_layers
@@ -82,7 +83,10 @@ def _path(config: RunConfig) -> Path:
 
 def _shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
     """Kind of parameter -> whole shape, without memory for the values."""
-    everything = range(config.architecture.num_layers + 3)
+    everything, alone = range(config.architecture.num_layers + 3), one_rank()
     with torch.device("meta"):
-        layers = make_layers(config, config.padded_vocab_size(1), one_rank(), choose(config, torch.device("cpu")), everything)
-    return {kind_of(p.global_name): p.global_shape for layer in layers for p in global_parameters(layer)}
+        table = choose(config, torch.device("cpu"))
+        positions = table.positions.code(config, alone)
+        layers = make_layers(config, config.padded_vocab_size(1), alone, table, positions, everything)
+    shared = [positions.bias] if isinstance(positions.bias, nn.Module) else []
+    return {kind_of(p.global_name): p.global_shape for layer in (*layers, *shared) for p in global_parameters(layer)}

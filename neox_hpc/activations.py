@@ -12,10 +12,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig
+from neox_hpc.vocabulary import SPARSE, BatchSizes, Layout, RunConfig
 
 FUSED_KINDS = frozenset({"flash"})
-COUNTED_KINDS = frozenset({"global", "flash", "local"})
+COUNTED_KINDS = frozenset({"global", "flash", *SPARSE})
 """Kinds of attention whose blocks these formulas describe."""
 Device = Literal["cpu", "gpu"]
 CHUNK = {"cpu": 3 << 23, "gpu": 1 << 26}
@@ -77,7 +77,8 @@ def stage_activations(
     if last:
         ends += sizes.residual + 2 * sizes.rows  # the final norm's input
     loss, after = _loss(config, layout, batch, padded_vocab, device) if last else (0, 0)
-    return Activations(kept=kept + ends, work=work, loss=loss, after_loss=after, passed=sizes.residual)
+    masks = _masks(config, layout) if blocks else 0  # of all micro-batches and layers, at any time
+    return Activations(kept=kept + ends, work=work + masks, loss=loss + masks, after_loss=after, passed=sizes.residual)
 
 
 def _sizes(config: RunConfig, layout: Layout, batch: BatchSizes) -> _Sizes:
@@ -144,7 +145,23 @@ def _core(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     return total + (2 * sizes.scores if shape.attention_dropout else 0)  # the mask, and what it leaves
 
 
+def _masks(config: RunConfig, layout: Layout) -> int:
+    """Masks of attention, of bool or added to scores, which layers of one kind share (model/layers/masks.py)."""
+    shape = config.architecture
+    pairs, heads = shape.seq_length**2, shape.num_attention_heads // layout.tensor
+    kinds = {kind if kind in SPARSE else "all" for kind in shape.attention_kinds}
+    if shape.pos_emb == "alibi":
+        return len(kinds) * pairs * (1 + heads * (4 if config.precision == "fp32" else 2))
+    if shape.pos_emb == "rpe":  # made in every layer again: the last one in fp32, and before its mask
+        return pairs * (len(kinds) + 2 * 4 * heads)
+    wide = shape.sliding_window_width is not None and shape.sliding_window_width + 1 < shape.seq_length
+    per_head = heads if shape.sparsity_config is not None and shape.sparsity_config.different_layout_per_head else 1
+    return pairs * sum(per_head if kind in SPARSE else int(wide) for kind in kinds)
+
+
 def _fused(config: RunConfig) -> bool:
+    if config.architecture.pos_emb == "rpe":  # torch's fused attention has no gradient for what is added to scores
+        return False
     return config.architecture.scaled_upper_triang_masked_softmax_fusion or set(config.architecture.attention_kinds) <= FUSED_KINDS
 
 

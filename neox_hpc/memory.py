@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from neox_hpc.activations import COUNTED_KINDS, Activations, Device, stage_activations
-from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig, layer_parameters, stage_bounds
+from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig, layer_parameters, shared_parameters, stage_bounds
 
 GIB = 2**30
 HEADROOM = 0.9
@@ -145,7 +145,7 @@ def fullest(memories: tuple[Memory, ...]) -> Memory:
 def count_parameters(config: RunConfig, layout: Layout, vocab_size: int) -> int:
     """Parameters of the rank that holds most."""
     counts = layer_parameters(config, config.padded_vocab_size(vocab_size), layout.tensor)
-    return max(_count(config, counts, layers) for layers in stages(config, layout, vocab_size))
+    return max(_count(config, counts, layout.tensor, layers) for layers in stages(config, layout, vocab_size))
 
 
 def stages(config: RunConfig, layout: Layout, vocab_size: int) -> tuple[range, ...]:
@@ -157,10 +157,10 @@ def stages(config: RunConfig, layout: Layout, vocab_size: int) -> tuple[range, .
     return stage_bounds(config, layout.pipe, parameters=layer_parameters(config, config.padded_vocab_size(vocab_size)))
 
 
-def _count(config: RunConfig, counts: tuple[int, ...], layers: range) -> int:
+def _count(config: RunConfig, counts: tuple[int, ...], tensor: int, layers: range) -> int:
     """Parameters in a stage; a tied head beside the embedding has none of its own, on another stage it has a copy."""
     tied = not config.architecture.no_weight_tying and layers.start == 0 and layers.stop == len(counts)
-    return sum(counts[layer] for layer in layers) - (counts[-1] if tied else 0)
+    return sum(counts[layer] for layer in layers) - (counts[-1] if tied else 0) + shared_parameters(config, tensor)
 
 
 def _stage(config: RunConfig, layout: Layout, batch: BatchSizes, padded: int, number: int, layers: range, device: Device) -> Memory:
@@ -207,7 +207,7 @@ def _moment(when: str, held: _Held, gradients: int, buffers: int, activations: i
 
 def _rank(config: RunConfig, layout: Layout, padded: int, layers: range, *, earlier: bool) -> _Rank:
     counts = layer_parameters(config, padded, layout.tensor)
-    p, width = _count(config, counts, layers), 4 if config.precision == "fp32" else 2
+    p, width = _count(config, counts, layout.tensor, layers), 4 if config.precision == "fp32" else 2
     replayed = sum(counts[layer] for layer in layers if layer < len(counts) - 2) if config.recomputes == "full" else 0
     return _Rank(p=p, d=layout.data, width=width, earlier=earlier, replayed=replayed)
 

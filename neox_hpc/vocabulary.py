@@ -28,6 +28,7 @@ check_own_model()
 from model.config import (  # noqa: E402 (only after the check)
     FORMER,
     KEYS,
+    SPARSE,
     BatchSizes,
     ConfigError,
     KeyProblem,
@@ -41,6 +42,7 @@ from model.config import (  # noqa: E402 (only after the check)
     is_fragment,
     layer_parameters,
     nearest_key,
+    shared_parameters,
     stage_bounds,
     translate,
     untrained_in_fragment,
@@ -58,6 +60,7 @@ def catalogue() -> ModuleType:
 __all__ = [
     "FORMER",
     "KEYS",
+    "SPARSE",
     "BatchSizes",
     "ConfigError",
     "KeyProblem",
@@ -73,6 +76,7 @@ __all__ = [
     "is_fragment",
     "layer_parameters",
     "nearest_key",
+    "shared_parameters",
     "stage_bounds",
     "translate",
     "untrained_in_fragment",

@@ -44,6 +44,8 @@ def at(when: str, found: Memory) -> Moment:
         {"gpt_j_residual": True, "gpt_j_tied": True},
         {"use_bias_in_mlp": False, "use_bias_in_attn_linear": False},
         {"intermediate_size": 100, "num_layers": 3},
+        {"pos_emb": "learned"},
+        {"pos_emb": "rpe"},
     ],
 )
 def test_parameters_are_those_of_the_network(keys: dict[str, Any]) -> None:

@@ -256,11 +256,12 @@ def test_text_mistakes_and_wrong_keys_are_shown_together(folder: Path) -> None:
 
 
 def test_a_check_says_what_would_not_train_yet(folder: Path) -> None:
-    (folder / "part.yml").write_text("pos_emb: alibi\nhostfile: /mock_path\nlog_interval: 5\nuse_wandb: true")
+    (folder / "part.yml").write_text("tokenizer_type: SPMTokenizer\nhostfile: /mock_path\nlog_interval: 5\nuse_wandb: true")
     for names in (["part"], ["model", "part"]):
         found = [f"{p.where}: {p.wrong} / {p.fix}" for p in check_files(names, cwd=folder).untrained]
         assert found == [
-            "part.yml:1  pos_emb: alibi does not train yet / write rotary or none",
+            "part.yml:1  tokenizer_type: SPMTokenizer does not train yet / "
+            "write HFTokenizer or CharLevelTokenizer or GPT2BPETokenizer",
             "part.yml:4  use_wandb: true is known and not built yet / remove it",
         ]
     (folder / "part.yml").write_text("seed: 3")

@@ -3,11 +3,12 @@
 Needs pydantic and the standard library only, so that the control plane can use it without torch.
 """
 
+from model.config.architecture import SPARSE
 from model.config.former import FORMER, FormerNote, Translated, translate
 from model.config.idle import idle_keys
 from model.config.keys import KeyProblem
 from model.config.layout import BatchSizes, Layout
-from model.config.partition import layer_parameters, stage_bounds
+from model.config.partition import layer_parameters, shared_parameters, stage_bounds
 from model.config.run import (
     KEYS,
     SECTIONS,
@@ -25,6 +26,7 @@ __all__ = [
     "FORMER",
     "KEYS",
     "SECTIONS",
+    "SPARSE",
     "BatchSizes",
     "ConfigError",
     "FormerNote",
@@ -41,6 +43,7 @@ __all__ = [
     "layer_parameters",
     "nearest_key",
     "read_run",
+    "shared_parameters",
     "stage_bounds",
     "translate",
     "untrained_in_fragment",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import field_validator, model_validator
 
@@ -24,6 +24,91 @@ InitMethod = Literal[
     "small_init",
     "single_residual_scaled_normal",
 ]
+SPARSE = ("local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer")
+"""Kinds of attention whose queries see some blocks of keys."""
+
+
+class Sparsity(Section):
+    """Which blocks of keys a block of queries sees, in layers of the kinds in ``SPARSE``.
+
+    The names and rules are those of DeepSpeed's SparsityConfig classes.  A key is for the kinds that it names.
+    """
+
+    block: int = live(16, ge=1, doc="Tokens of a block, in all kinds.")
+    different_layout_per_head: bool = live(
+        False, doc="Heads differ in what is global (sparse_fixed) or random (sparse_variable, bigbird); otherwise they are alike."
+    )
+    num_local_blocks: int | None = live(
+        None,
+        ge=1,
+        doc="Blocks of a window: in sparse_fixed side by side (4 when absent), in local twice what a query sees before its own.",
+    )
+    num_global_blocks: int = live(
+        1,
+        ge=1,
+        doc="sparse_fixed: the last blocks of each window, for all rows below. bigbird: the first blocks, for and to all.",
+    )
+    num_different_global_patterns: int = live(
+        1, ge=1, doc="sparse_fixed: which blocks of the window those are, in turn over the heads."
+    )
+    num_random_blocks: int | None = live(
+        None, ge=0, doc="sparse_variable (0 when absent), bigbird (1): random blocks of each row, drawn from the run's seed."
+    )
+    local_window_blocks: tuple[int, ...] = live(
+        (4,), strict=False, min_length=1, doc="sparse_variable: blocks of the windows side by side; the last one repeats."
+    )
+    global_block_indices: tuple[int, ...] = live(
+        (0,), strict=False, doc="sparse_variable, bslongformer: the blocks that all rows below see, or their first ones."
+    )
+    global_block_end_indices: tuple[int, ...] | None = live(
+        None,
+        strict=False,
+        doc="sparse_variable, bslongformer: where those end, each before the block named here; one block each when absent.",
+    )
+    num_sliding_window_blocks: int | None = live(
+        None,
+        ge=1,
+        doc="bigbird, bslongformer (3 when absent): half of these before a block's own. local (4): without num_local_blocks.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Sparsity:
+        window = self.num_local_blocks or 4
+        patterns = self.num_different_global_patterns
+        if patterns > 1 and not self.different_layout_per_head:
+            raise ValueError(f"num_different_global_patterns {patterns} is of different heads: add different_layout_per_head: true")
+        if patterns > 1 and patterns * self.num_global_blocks > window:
+            raise ValueError(
+                f"num_different_global_patterns {patterns} of num_global_blocks {self.num_global_blocks} do not fit in a window of "
+                f"{window} blocks (num_local_blocks)"
+            )
+        ends = self.global_block_end_indices
+        if ends is not None and len(ends) != len(self.global_block_indices):
+            raise ValueError(
+                f"global_block_end_indices names {len(ends)} blocks, global_block_indices {len(self.global_block_indices)}"
+            )
+        wrong = next(
+            (f"{start} to {end}" for start, end in zip(self.global_block_indices, ends or (), strict=False) if start >= end), None
+        )
+        if wrong is not None:
+            raise ValueError(f"global_block_end_indices: {wrong} is no block: an end is above its global_block_indices")
+        if min(self.local_window_blocks) < 1:
+            raise ValueError(f"local_window_blocks {list(self.local_window_blocks)}: a window has at least 1 block")
+        return self
+
+
+READ_BY = {
+    "different_layout_per_head": {"sparse_fixed", "sparse_variable", "bigbird"},
+    "num_local_blocks": {"local", "sparse_fixed"},
+    "num_global_blocks": {"sparse_fixed", "bigbird"},
+    "num_different_global_patterns": {"sparse_fixed"},
+    "num_random_blocks": {"sparse_variable", "bigbird"},
+    "local_window_blocks": {"sparse_variable"},
+    "global_block_indices": {"sparse_variable", "bslongformer"},
+    "global_block_end_indices": {"sparse_variable", "bslongformer"},
+    "num_sliding_window_blocks": {"local", "bigbird", "bslongformer"},
+}
+"""Key of sparsity_config -> the kinds of attention that it shapes, if not all of them."""
 
 
 class Parallelism(Section):
@@ -64,7 +149,9 @@ class Architecture(Section):
     expansion_factor: float | None = planned(None, gt=0, doc="Width of the MLP as a multiple of hidden_size.")
     mlp_multiple_of: int = planned(1, ge=1, doc="The width of a gated MLP is rounded up to a multiple of this.")
     num_kv_heads: int | None = live(None, ge=1, doc="Key-value heads (GQA); as many as attention heads when absent.")
-    sliding_window_width: int | None = planned(None, ge=1, doc="Each token sees this many before it.")
+    sliding_window_width: int | None = live(
+        None, ge=1, doc="Each token sees this many before it, and itself (sliding_window of Mistral and Hugging Face is one more)."
+    )
     norm: Literal["layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"] = planned(
         "layernorm", doc="Normalization of every sub-layer's input."
     )
@@ -75,20 +162,20 @@ class Architecture(Section):
     use_qk_layernorm: bool = planned(False, doc="Normalize queries and keys.")
     rmsnorm_fusion: bool = planned(False, doc="Fused RMSNorm kernel.")
     layernorm_fusion: bool = planned(False, doc="Fused LayerNorm kernel instead of torch's.")
-    pos_emb: Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"] = live(
-        "learned", trains=("rotary", "none"), doc="Position encoding."
-    )
+    pos_emb: Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"] = live("learned", doc="Position encoding.")
     rotary_pct: float = live(1.0, gt=0, le=1, doc="Share of each head's dimensions that rotate.")
     rotary_emb_base: int = live(10000, ge=1, doc="Base of the rotary frequencies.")
     rotary_save_freqs_buffer: bool = planned(False, doc="Rotary frequencies stand in the checkpoint.")
-    rpe_num_buckets: int = planned(32, ge=1, doc="Buckets of T5's relative positions.")
-    rpe_max_distance: int = planned(128, ge=1, doc="Distance from which they share a bucket.")
-    opt_pos_emb_offset: int = planned(0, ge=0, doc="Learned positions start here (2 for OPT).")
+    rpe_num_buckets: int = live(32, ge=2, doc="Buckets of T5's relative positions; half of them for one distance each.")
+    rpe_max_distance: int = live(128, ge=2, doc="Distance from which they share a bucket.")
+    opt_pos_emb_offset: int = live(
+        0, ge=0, doc="Learned positions start at this row of max_position_embeddings (2 for OPT, which has 2050 of them)."
+    )
     no_weight_tying: bool = live(False, doc="True: the output head has its own matrix.")
     attention_config: tuple[AttentionKind, ...] | None = live(
         None, strict=False, doc="Kind of attention per layer, e.g. [[[flash], 12]] or [[[global], all]]; global when absent."
     )
-    sparsity_config: dict[str, Any] | None = planned(None, doc="Block sizes and patterns of sparse attention.")
+    sparsity_config: Sparsity | None = live(None, doc="Block sizes and patterns of sparse attention.")
     make_vocab_size_divisible_by: int = live(128, ge=1, doc="The vocabulary is padded to a multiple of this x model_parallel_size.")
     activation: Activation = planned("gelu", doc="Activation of the MLP.")
     use_flashattn_swiglu: bool = planned(False, doc="SwiGLU by flash-attn.")
@@ -148,7 +235,32 @@ class Architecture(Section):
                 f"attention_config names {len(self.attention_config)} layers, num_layers is {self.num_layers}: "
                 "name as many, or write 'all' for the last number: [[[global], all]]"
             )
+        self._check_positions()
+        self._check_sparsity()
         return self
+
+    def _check_positions(self) -> None:
+        if self.pos_emb == "learned" and self.seq_length + self.opt_pos_emb_offset > self.max_position_embeddings:
+            raise ValueError(
+                f"opt_pos_emb_offset {self.opt_pos_emb_offset}: the last of {self.seq_length} tokens (seq_length) needs row "
+                f"{self.seq_length + self.opt_pos_emb_offset}, and max_position_embeddings is {self.max_position_embeddings}: "
+                f"write max_position_embeddings: {self.seq_length + self.opt_pos_emb_offset}"
+            )
+        if self.pos_emb == "rpe" and self.rpe_max_distance <= self.rpe_num_buckets // 2:
+            raise ValueError(
+                f"rpe_max_distance {self.rpe_max_distance} lies among the {self.rpe_num_buckets // 2} distances that have a bucket "
+                "each: write more, or fewer rpe_num_buckets"
+            )
+
+    def _check_sparsity(self) -> None:
+        kinds = set(self.attention_kinds)
+        if self.sparsity_config is None or not kinds & set(SPARSE):
+            return
+        for key, shaped in READ_BY.items():
+            if getattr(self.sparsity_config, key) != Sparsity.model_fields[key].default and not kinds & shaped:
+                raise ValueError(
+                    f"sparsity_config: {key} is for {', '.join(sorted(shaped))}, and no layer is of these kinds: remove it"
+                )
 
     @property
     def head_size(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from model.config.architecture import SPARSE
 from model.config.keys import KeyProblem
 from model.config.partition import GATED
 from model.config.run import KEYS, SECTIONS, RunConfig
@@ -50,11 +51,15 @@ NEEDS = (
     _need("use_flashattn_swiglu", "activation: swiglu", lambda c: c.architecture.activation == "swiglu"),
     _need("bias_gelu_fusion", "activation: gelu", lambda c: c.architecture.activation == "gelu"),
     _need("gpt_j_tied", "gpt_j_residual: true", lambda c: c.architecture.gpt_j_residual),
-    _need("apply_query_key_layer_scaling attention_softmax_in_fp32", "a layer of global attention", _kinds("global")),
+    _need(
+        "apply_query_key_layer_scaling attention_softmax_in_fp32",
+        "a layer of global or sparse attention",
+        _kinds("global", *SPARSE),
+    ),
     _need(
         "sparsity_config",
         "a local or sparse layer in attention_config",
-        _kinds("local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer"),
+        _kinds(*SPARSE),
     ),
     _need("gmlp_attn_dim", "an amlp layer in attention_config", _kinds("amlp")),
     _need("dim_att head_size ffn_dim", "an rwkv layer in attention_config", _kinds("rwkv")),

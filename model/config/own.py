@@ -8,7 +8,53 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from model.config.keys import Section, live, planned
+
+
+class RopeScaling(Section):
+    """Rotary positions for longer sequences than those of an earlier training; Hugging Face's words and formulas.
+
+    Its ``dynamic`` is none of them: its frequencies change with the length, so that keys in a cache would be turned otherwise than
+    the same keys in a whole sequence.
+    """
+
+    rope_type: Literal["linear", "llama3", "yarn"] = live(
+        doc="linear: positions divided by factor (arXiv:2306.15595). llama3: slow frequencies divided, fast ones kept. "
+        "yarn: by their number in the head (arXiv:2309.00071)."
+    )
+    factor: float = live(ge=1, doc="How much longer.")
+    original_max_position_embeddings: int | None = live(None, ge=1, doc="Longest sequence of the earlier training: llama3, yarn.")
+    low_freq_factor: float = live(1.0, gt=0, doc="llama3: what turns less often over that length is divided.")
+    high_freq_factor: float = live(4.0, gt=0, doc="llama3: what turns more often is kept.")
+    beta_fast: float = live(32.0, gt=0, doc="yarn: the pair that turns so often over that length is the last one kept.")
+    beta_slow: float = live(1.0, gt=0, doc="yarn: the pair that turns so often is the first one divided.")
+    attention_factor: float | None = live(
+        None, gt=0, doc="yarn: queries and keys are lengthened by this; by 0.1 ln(factor) + 1 when absent."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> RopeScaling:
+        if self.rope_type != "linear" and self.original_max_position_embeddings is None:
+            raise ValueError(f"rope_type {self.rope_type} needs original_max_position_embeddings")
+        for key, kind in SCALED.items():
+            if getattr(self, key) != type(self).model_fields[key].default and self.rope_type not in kind:
+                raise ValueError(f"{key} is for rope_type {' and '.join(kind)}, and rope_type is {self.rope_type}: remove it")
+        if self.high_freq_factor <= self.low_freq_factor or self.beta_fast <= self.beta_slow:
+            raise ValueError("high_freq_factor and beta_fast are above low_freq_factor and beta_slow")
+        return self
+
+
+SCALED = {
+    "original_max_position_embeddings": ("llama3", "yarn"),
+    "low_freq_factor": ("llama3",),
+    "high_freq_factor": ("llama3",),
+    "beta_fast": ("yarn",),
+    "beta_slow": ("yarn",),
+    "attention_factor": ("yarn",),
+}
+"""Key of rope_scaling -> the types that it shapes."""
 
 
 class NeoxHpc(Section):
@@ -22,6 +68,7 @@ class NeoxHpc(Section):
         doc="What checkpoint_activations computes again: whole blocks, or attention and activation only (arXiv:2205.05198).",
     )
     launcher_args: list[str] = live([], doc="Further arguments of the site's launcher, after the site's own, e.g. ['--mpi=none'].")
+    rope_scaling: RopeScaling | None = live(None, doc="Rotary positions stretched to longer sequences.")
     compile: bool = live(False, doc="Blocks run as torch.compile makes them; on a CPU that takes a C++ compiler.")
     moe_type: Literal["megablocks", "deepspeed"] = planned("megablocks", doc="Implementation of the experts.")
     moe_expert_parallel_size: int = planned(1, ge=1, doc="GPUs over which the experts of a layer are dealt.")

@@ -61,6 +61,12 @@ def layer_parameters(config: RunConfig, padded_vocab: int, tensor: int = 1) -> t
     return (matrix + positions, *(_block(shape, tensor),) * shape.num_layers, _norm(shape), matrix)
 
 
+def shared_parameters(config: RunConfig, tensor: int = 1) -> int:
+    """Parameters that all blocks share, of which every stage has a copy, on one of ``tensor`` ranks."""
+    shape = config.architecture
+    return shape.rpe_num_buckets * shape.num_attention_heads // tensor if shape.pos_emb == "rpe" else 0
+
+
 def _block(shape: Architecture, tensor: int) -> int:
     hidden, inner = shape.hidden_size, shape.ffn_size
     key_values = 2 * shape.head_size * shape.kv_heads

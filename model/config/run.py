@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from model.config.architecture import Architecture, AttentionKind, Parallelism
+from model.config.architecture import SPARSE, Architecture, AttentionKind, Parallelism
 from model.config.former import translate
 from model.config.keys import KeyProblem, Section, Status, reason_of, status_of, trained_values
 from model.config.launch import Launch, RunTime
@@ -201,6 +201,9 @@ def _contradictions(config: RunConfig) -> Iterator[KeyProblem]:
     yield from _recomputation(config)
     yield from _maximal_update(config)
     yield from _optimizer(config)
+    if config.own.neox_hpc.rope_scaling is not None and config.architecture.pos_emb != "rotary":
+        wrong = f"stretches rotary positions, and pos_emb is {config.architecture.pos_emb}"
+        yield KeyProblem(key="neox_hpc.rope_scaling", wrong=wrong, fix="remove it, or write pos_emb: rotary")
     profiler = config.deepspeed.flops_profiler
     if profiler is not None and profiler.enabled and config.parallelism.pipe_parallel_size > 1:
         wrong = "DeepSpeed's pipeline engine never shows the profile"
@@ -322,7 +325,7 @@ def _untrained(section: Section, prefix: str) -> Iterator[KeyProblem]:
             yield KeyProblem(key=dotted, wrong=f"{_named(value)} does not train yet", fix=fix)
 
 
-TRAINED_ATTENTION = {"global", "flash"}
+TRAINED_ATTENTION = {"global", "flash", *SPARSE}
 ATTENTION_KINDS: tuple[str, ...] = get_args(AttentionKind)
 
 SECTIONS: dict[str, type[Section]] = {name: field.annotation for name, field in RunConfig.model_fields.items()}  # type: ignore[misc]

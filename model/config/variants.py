@@ -57,7 +57,7 @@ class MaximalUpdate(Section):
     base_shapes_file: str | None = live(None, doc="Base shapes of muP.")
     mup_init_scale: float = live(1.0, gt=0, doc="Initial weights are multiplied by this under muP.")
     mup_embedding_mult: float = live(1.0, doc="Multiplier of embeddings under muP.")
-    mup_rp_embedding_mult: float = planned(1.0, doc="Multiplier of learned and sinusoidal positions under muP.")
+    mup_rp_embedding_mult: float = live(1.0, doc="Multiplier of learned and sinusoidal positions under muP.")
     mup_width_scale: int = live(
         2, ge=2, doc="Ratio of neighbouring widths: of the base and what it is compared with, of coord_check."
     )

@@ -33,7 +33,7 @@ class Fragment:
 
     @property
     def of_first_stage(self) -> bool:
-        """The last pipeline stage's copy of a tied matrix: the first stage has, and stores, the same."""
+        """A later pipeline stage's copy of what several share: the first stage has, and stores, the same."""
         return bool(getattr(self.parameter, "ds_pipe_replicated", False))
 
     @property

@@ -37,7 +37,7 @@ class Pipeline(PipelineModule):  # type: ignore[misc]
         )
         self._tied = _tied_weights(model, groups)
         for weight, _ in self._tied:
-            weight.ds_pipe_replicated = groups.last_stage
+            weight.ds_pipe_replicated = not groups.first_stage
         mpu.get_pipe_parallel_group = self._grid.get_pipe_parallel_group  # the engine broadcasts on both: another group would hang
 
     def mpu(self) -> Any:
@@ -96,7 +96,8 @@ def _loss(model: GPT) -> Callable[[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def _tied_weights(model: GPT, groups: Groups) -> list[tuple[Any, dist.ProcessGroup]]:
-    if groups.ends_group is None or not model.tied:
-        return []
-    name = "embedding.word_embeddings.weight"
-    return [(parameter, groups.ends_group) for parameter in global_parameters(model) if parameter.global_name == name]
+    """What several stages hold a copy of, and who holds one; in the same order everywhere."""
+    here = {parameter.global_name: parameter for parameter in global_parameters(model)}
+    shared = {"embedding.word_embeddings.weight": groups.ends_group if model.tied else None}
+    shared["relative_positions.weight"] = groups.pipe_group
+    return [(here[name], group) for name, group in shared.items() if group is not None and name in here]

@@ -32,7 +32,7 @@ def recompute_with_deepspeed(model: GPT, config: RunConfig, groups: Groups, mpu:
         mpu,
         partition_activations=partitions,
         contiguous_checkpointing=keys.contiguous_checkpointing and partitions,
-        num_checkpoints=in_flight * -(-len(model.new_cache()) // keys.checkpoint_num_layers),
+        num_checkpoints=in_flight * -(-len(model.blocks) // keys.checkpoint_num_layers),
         checkpoint_in_cpu=keys.checkpoint_in_cpu and (partitions or device.type != "cpu"),  # else it is there
         synchronize=keys.synchronize_each_layer,
         profile=keys.profile_backward,

@@ -1,6 +1,8 @@
 """Causal attention: softmax(q k^T / sqrt(H) + mask) v; changes when it is computed otherwise.
 
 Legend: B batch, N heads, M key-value heads, Q queries, K keys, H head size.  The queries are the last Q of the K positions.
+A mask_NQK (or mask_1QK, for all heads) is of bool, true where a query sees a key, or is added to the scores, -inf where it does
+not.  Causality is in it; without one a query sees every key up to its own.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ class Drop(Protocol):
 class Attention(Protocol):
     """An implementation of causal attention.
 
-    ``doc_ids_BQ``: a query sees keys of its own document only (then Q = K).  ``layer_scale``: scores are kept this much smaller
-    until their softmax.  With fewer key-value heads M than heads N, N / M neighbours share one.
+    ``doc_ids_BQ``: of what the mask lets it see, a query sees its own document (then Q = K).  ``layer_scale``: scores are kept this
+    much smaller until their softmax.  With fewer key-value heads M than heads N, N / M neighbours share one.
     """
 
     def __call__(
@@ -36,6 +38,7 @@ class Attention(Protocol):
         k_BMKH: Tensor,
         v_BMKH: Tensor,
         *,
+        mask_NQK: Tensor | None = None,
         doc_ids_BQ: Tensor | None,
         drop: Drop | None,
         softmax_in_fp32: bool,
@@ -48,6 +51,7 @@ def eager_attention(
     k_BMKH: Tensor,
     v_BMKH: Tensor,
     *,
+    mask_NQK: Tensor | None = None,
     doc_ids_BQ: Tensor | None,
     drop: Drop | None,
     softmax_in_fp32: bool,
@@ -65,8 +69,12 @@ def eager_attention(
     scores_BNQK = (q_BNQH * (q_BNQH.shape[-1] ** -0.5 / layer_scale)) @ k_BNKH.transpose(-1, -2)
     if layer_scale != 1:
         scores_BNQK = scores_BNQK.float() * layer_scale
-    hidden = visible(q_BNQH.shape[2], k_BNKH.shape[2], doc_ids_BQ, q_BNQH.device).logical_not_()
-    p_BNQK = scores_BNQK.masked_fill_(hidden, float("-inf")).softmax(-1).to(v_BNKH.dtype)
+    mask = visible(q_BNQH.shape[2], k_BNKH.shape[2], mask_NQK, doc_ids_BQ, q_BNQH.device)
+    if mask.dtype == torch.bool:
+        scores_BNQK = scores_BNQK.masked_fill_(mask.logical_not(), float("-inf"))
+    else:
+        scores_BNQK = scores_BNQK.add_(mask)
+    p_BNQK = scores_BNQK.softmax(-1).to(v_BNKH.dtype)
     return (p_BNQK if drop is None else drop(p_BNQK)) @ v_BNKH
 
 
@@ -75,6 +83,7 @@ def sdpa_attention(
     k_BMKH: Tensor,
     v_BMKH: Tensor,
     *,
+    mask_NQK: Tensor | None = None,
     doc_ids_BQ: Tensor | None,
     drop: Drop | None,
     softmax_in_fp32: bool,
@@ -82,21 +91,25 @@ def sdpa_attention(
 ) -> Tensor:
     """torch's fused attention (flash or memory-efficient, whichever the device has); its scores and softmax are in fp32 always.
 
-    Only documents, or several tokens behind a cache, need a mask in memory.  Its dropout is drawn inside, from torch's generator.
+    Without a mask, documents or several tokens behind a cache there is none in memory.  Its dropout is drawn inside, from torch's
+    generator.
     """
     queries, keys = q_BNQH.shape[2], k_BMKH.shape[2]
     rate, grouped = 0.0 if drop is None else drop.rate, q_BNQH.shape[1] != k_BMKH.shape[1]
-    if doc_ids_BQ is None and queries in (1, keys):
+    if mask_NQK is None and doc_ids_BQ is None and queries in (1, keys):
         causal = queries > 1
         return F.scaled_dot_product_attention(q_BNQH, k_BMKH, v_BMKH, dropout_p=rate, is_causal=causal, enable_gqa=grouped)
-    mask = visible(queries, keys, doc_ids_BQ, q_BNQH.device)
+    mask = visible(queries, keys, mask_NQK, doc_ids_BQ, q_BNQH.device)
+    if mask.dtype != torch.bool:
+        mask = mask.to(q_BNQH.dtype)
     return F.scaled_dot_product_attention(q_BNQH, k_BMKH, v_BMKH, attn_mask=mask, dropout_p=rate, enable_gqa=grouped)
 
 
-def visible(queries: int, keys: int, doc_ids_BQ: Tensor | None, device: torch.device) -> Tensor:
-    """True where a query sees a key: QK, or B1QK with documents."""
-    causal_QK = torch.ones(queries, keys, dtype=torch.bool, device=device).tril_(keys - queries)
+def visible(queries: int, keys: int, mask_NQK: Tensor | None, doc_ids_BQ: Tensor | None, device: torch.device) -> Tensor:
+    """The mask that holds: QK or 1NQK, or BNQK with documents; of bool, or added to the scores, as the one given."""
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril_(keys - queries) if mask_NQK is None else mask_NQK[None]
     if doc_ids_BQ is None:
-        return causal_QK
+        return mask
     assert queries == keys, "a cached sequence is one document"
-    return (doc_ids_BQ[:, None, :, None] == doc_ids_BQ[:, None, None, :]) & causal_QK
+    same_B1QK = doc_ids_BQ[:, None, :, None] == doc_ids_BQ[:, None, None, :]
+    return same_B1QK & mask if mask.dtype == torch.bool else mask.masked_fill(~same_B1QK, float("-inf"))

@@ -6,7 +6,7 @@ Legend: B batch, S tokens, D width, d the width of the heads here, N heads here,
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,13 @@ from model.kernels.attention import Attention
 from model.layers.cache import LayerCache
 from model.layers.dropout import PROBABILITIES, Dropout
 from model.layers.init import input_init, output_init
+from model.layers.masks import Mask
+from model.layers.positions import Heads
 from model.layers.stage import Stage
 from model.parallel.collectives import share
 from model.parallel.groups import Groups
 from model.parallel.linear import ColumnParallelLinear, RowParallelLinear, column_linear
 from model.parallel.parameters import make_parameter, zeros
-
-
-class Positions(Protocol):
-    """How heads learn where their tokens stand."""
-
-    def split(self, qkv_BSN3H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """q_BNSH, k_BNSH, v_BNSH of tokens whose first position is ``start``."""
-
-    def split_grouped(self, q_BSNH: Tensor, kv_BSM2H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """q_BNSH, k_BMSH, v_BMSH."""
 
 
 class SelfAttention(nn.Module):
@@ -43,7 +35,14 @@ class SelfAttention(nn.Module):
     """
 
     def __init__(
-        self, config: RunConfig, groups: Groups, attend: Attention, positions: Positions, number: int, query_scale: float = 1.0
+        self,
+        config: RunConfig,
+        groups: Groups,
+        attend: Attention,
+        positions: Heads,
+        mask: Mask,
+        number: int,
+        query_scale: float = 1.0,
     ) -> None:
         super().__init__()
         shape = config.architecture
@@ -57,7 +56,7 @@ class SelfAttention(nn.Module):
         else:
             self.query_key_value = GroupedHeads(config, groups)
         self.dense = RowParallelLinear(width, width, bias=bias, init=output_init(config), groups=groups)
-        self._attend, self._positions = attend, positions
+        self._attend, self._positions, self._mask = attend, positions, mask
         self._query_scale = query_scale
         self._softmax_in_fp32 = shape.attention_softmax_in_fp32
         self._layer_scale = float(max(1, number)) if shape.apply_query_key_layer_scaling else 1.0
@@ -91,10 +90,13 @@ class SelfAttention(nn.Module):
         if self._dropout is not None and self.training:
             assert stage.sample_B is not None, "samples have numbers where something is dropped"
             drop = Drop(self._dropout, stage.sample_B)
+        wide = self._softmax_in_fp32 or self._layer_scale != 1
+        dtype = torch.float32 if wide and q_BNSH.dtype.itemsize < 4 else q_BNSH.dtype
         return self._attend(
             q_BNSH,
             k_BMKH,
             v_BMKH,
+            mask_NQK=self._mask(q_BNSH.shape[2], k_BMKH.shape[2], q_BNSH.device, dtype),
             doc_ids_BQ=stage.doc_ids_BS,
             drop=drop,
             softmax_in_fp32=self._softmax_in_fp32,

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from model.config import RunConfig
 from model.kernels.attention import Attention
-from model.layers.attention import Positions, SelfAttention
+from model.layers.attention import SelfAttention
 from model.layers.cache import LayerCache
 from model.layers.dropout import ATTENTION_OUTPUT, MLP_OUTPUT, Dropout
+from model.layers.masks import Mask
 from model.layers.mlp import MLP
+from model.layers.positions import Heads
 from model.layers.stage import Stage
 from model.parallel.collectives import sum_out
 from model.parallel.groups import Groups
@@ -37,7 +39,8 @@ class Block(nn.Module):
         norm: Norm,
         attend: Attention,
         activation: Callable[[Tensor], Tensor],
-        positions: Positions,
+        positions: Heads,
+        mask: Mask,
         query_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ class Block(nn.Module):
         if rate := shape.hidden_dropout:
             self._dropouts = tuple(Dropout(rate, seed, number, place, groups) for place in (ATTENTION_OUTPUT, MLP_OUTPUT))
         self.input_layernorm = norm(config, groups)
-        self.attention = SelfAttention(config, groups, attend, positions, number, query_scale)
+        self.attention = SelfAttention(config, groups, attend, positions, mask, number, query_scale)
         if not (self._parallel and self._tied):
             self.post_attention_layernorm = norm(config, groups)
         self.mlp = MLP(config, groups, activation)

@@ -1,4 +1,5 @@
-"""Keys and values of the tokens that one layer has seen while sampling; changes when they are kept otherwise.
+"""What one layer keeps of the tokens that it has seen while sampling: keys and values, or their number; changes when they are kept
+otherwise.
 
 Legend: B batch, N heads here, S new tokens, K tokens seen, H head size.
 """
@@ -15,6 +16,11 @@ class LayerCache:
         self.length = 0
         """Tokens seen."""
         self._kv_2BNKH: Tensor | None = None
+
+    def count(self, tokens: int) -> int:
+        """The first position of so many further tokens, of which nothing is kept."""
+        self.length += tokens
+        return self.length - tokens
 
     def append(self, k_BNSH: Tensor, v_BNSH: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values, k_BNKH and v_BNKH, the new ones last."""

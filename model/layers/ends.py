@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import RunConfig
+from model.layers.cache import LayerCache
 from model.layers.dropout import EMBEDDING, Dropout
 from model.layers.init import input_init
+from model.layers.positions import Positions
 from model.layers.stage import Stage
 from model.parallel.collectives import gather_last, start_gather, start_sum
 from model.parallel.embedding import VocabParallelEmbedding
@@ -22,19 +24,22 @@ Loss = Callable[..., Tensor]
 
 
 class Embedding(nn.Module):
-    """tokens_BS -> x_BSD"""
+    """tokens_BS -> x_BSD; ``cache`` counts the tokens, where positions are added here."""
 
-    def __init__(self, config: RunConfig, padded_vocab: int, groups: Groups) -> None:
+    def __init__(self, config: RunConfig, padded_vocab: int, groups: Groups, positions: Positions) -> None:
         super().__init__()
         shape = config.architecture
         self.word_embeddings = VocabParallelEmbedding(padded_vocab, shape.hidden_size, init=input_init(config), groups=groups)
+        self.position_embeddings = None if positions.added is None else positions.added()
         self._scale = config.maximal_update.mup_embedding_mult
         rate, layer = shape.hidden_dropout, shape.num_layers  # blocks are layers 0 to num_layers - 1
         self._dropout = Dropout(rate, config.training.seed, layer, EMBEDDING, groups) if rate else None
 
-    def forward(self, stage: Stage) -> Stage:
-        """Rows of the embedding."""
+    def forward(self, stage: Stage, cache: LayerCache | None = None) -> Stage:
+        """Rows of the embedding, and of the positions."""
         x_BSD = self.word_embeddings(stage.x)
+        if self.position_embeddings is not None:
+            x_BSD = self.position_embeddings(x_BSD, 0 if cache is None else cache.count(stage.x.shape[1]))
         if self._scale != 1:
             x_BSD = x_BSD * self._scale
         if self._dropout is not None and self.training:

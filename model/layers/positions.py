@@ -1,27 +1,47 @@
-"""Rotary positions: Su et al. 2021, "RoFormer", arXiv:2104.09864, equation 34, in GPT-NeoX's half-split form.
+"""Positions told by heads: rotary, or not at all; and the three places in which an encoding can act.
 
-Changes when positions are told otherwise.  The first ``rotary_dims`` dimensions of a head rotate, dimension i with
-i + rotary_dims / 2, by position x base^(-2i/rotary_dims); the others pass unchanged.
+Changes when heads are told their positions otherwise.  Rotary: Su et al. 2021, "RoFormer", arXiv:2104.09864, equation 34, in
+GPT-NeoX's half-split form: the first ``rotary_dims`` dimensions of a head rotate, dimension i with i + rotary_dims / 2, by
+position x base^(-2i/rotary_dims); the others pass unchanged.
 Legend: B batch, S tokens, N heads here, M key-value heads here, H head size, P pairs of rotating dimensions.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from model.config.own import RopeScaling
+from model.layers.masks import Bias
+
+
+class Heads(Protocol):
+    """How heads learn where their tokens stand."""
+
+    def split(self, qkv_BSN3H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q_BNSH, k_BNSH, v_BNSH of tokens whose first position is ``start``."""
+
+    def split_grouped(self, q_BSNH: Tensor, kv_BSM2H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q_BNSH, k_BMSH, v_BMSH."""
 
 
 class Rotary:
     """Cosines and sines of all positions, kept per device and type; one object serves all layers."""
 
-    def __init__(self, dims: int, base: float, positions: int) -> None:
+    def __init__(self, dims: int, base: float, positions: int, scaling: RopeScaling | None = None) -> None:
         self.dims = dims
-        angle_SP = torch.arange(positions, dtype=torch.float64)[:, None] * base ** (
-            -torch.arange(0, dims, 2, dtype=torch.float64) / dims
-        )
-        self._table = (angle_SP.cos().float(), angle_SP.sin().float())
+        self.frequency_P = base ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+        """Radians a position."""
+        length = 1.0
+        if scaling is not None:
+            self.frequency_P, length = scaled(self.frequency_P, base, scaling)
+        angle_SP = torch.arange(positions, dtype=torch.float64)[:, None] * self.frequency_P
+        self._table = ((length * angle_SP.cos()).float(), (length * angle_SP.sin()).float())
         self._cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def split(self, qkv_BSN3H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,8 +78,37 @@ def rotated(x_BNSH: Tensor, cos_SP: Tensor, sin_SP: Tensor) -> Tensor:
     return torch.cat((first * cos_SP - second * sin_SP, second * cos_SP + first * sin_SP, rest), dim=-1)
 
 
-class NoPositions:
-    """``pos_emb: none``: the split alone."""
+def scaled(frequency_P: Tensor, base: float, keys: RopeScaling) -> tuple[Tensor, float]:
+    """Frequencies for longer sequences than those of the first training, and the length that rotated pairs get.
+
+    linear: Chen et al. 2023, arXiv:2306.15595, positions divided by the factor.  llama3: Llama 3.1's (Meta, llama-models,
+    ``apply_scaling``), the slow ones divided, the fast ones kept, those between mixed by their wavelength.
+    yarn: Peng et al. 2023, arXiv:2309.00071, section 3.2 and equation 15, mixed by their number in the head; the ramp's ends are
+    rounded, as in the authors' code.  Hugging Face's ``rope_parameters`` have the same words.
+    """
+    slow_P = frequency_P / keys.factor
+    if keys.rope_type == "linear":
+        return slow_P, 1.0
+    known = keys.original_max_position_embeddings
+    assert known is not None, "RopeScaling asks for it"
+    if keys.rope_type == "llama3":
+        turns_P = known * frequency_P / (2 * math.pi)
+        kept_P = ((turns_P - keys.low_freq_factor) / (keys.high_freq_factor - keys.low_freq_factor)).clamp(0, 1)
+        return slow_P + kept_P * (frequency_P - slow_P), 1.0
+    pairs = len(frequency_P)
+
+    def pair_of(turns: float) -> float:
+        """Which pair turns so often over the known length."""
+        return pairs * math.log(known / (turns * 2 * math.pi)) / math.log(base)
+
+    first, last = max(math.floor(pair_of(keys.beta_fast)), 0), min(math.ceil(pair_of(keys.beta_slow)), 2 * pairs - 1)
+    slowed_P = ((torch.arange(pairs, dtype=torch.float64) - first) / max(last - first, 0.001)).clamp(0, 1)
+    length = keys.attention_factor if keys.attention_factor is not None else 0.1 * math.log(keys.factor) + 1
+    return frequency_P + slowed_P * (slow_P - frequency_P), length
+
+
+class PlainHeads:
+    """The split alone: positions are told elsewhere, or not at all."""
 
     def split(self, qkv_BSN3H: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """q_BNSH, k_BNSH, v_BNSH."""
@@ -70,6 +119,17 @@ class NoPositions:
         """q_BNSH, k_BMSH, v_BMSH."""
         k_BMSH, v_BMSH = kv_BSM2H.transpose(1, 2).chunk(2, dim=-1)
         return q_BSNH.transpose(1, 2), k_BMSH, v_BMSH
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions:
+    """A position encoding, by the place where it acts."""
+
+    added: Callable[[], nn.Module] | None = None
+    """Makes the layer that adds to embeddings: (x_BSD, first position) -> x_BSD."""
+    heads: Heads = field(default_factory=PlainHeads)
+    bias: Bias | None = None
+    """To scores of the attention; a module where it is learned."""
 
 
 class _SplitAndRotate(torch.autograd.Function):

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 
 from model import implementations
+from model.config import SPARSE
 from model.implementations import KEYS, TABLE, Row, choose
 from tests.model.networks import small_config
 
@@ -22,6 +23,7 @@ def names(**keys: Any) -> dict[str, str]:
 def test_without_any_fusion_the_plain_rows_run() -> None:
     assert names() == {
         "attention": "2 x eager",
+        "pattern": "2 x causal",
         "positions": "rotary",
         "norm": "layer_norm",
         "activation": "gelu_erf",
@@ -38,6 +40,9 @@ def test_without_any_fusion_the_plain_rows_run() -> None:
         ({"attention_config": ["global", "flash"]}, "attention", "1 x eager, 1 x sdpa"),
         ({"bias_gelu_fusion": True}, "activation", "gelu_tanh"),
         ({"pos_emb": "none"}, "positions", "none"),
+        *(({"pos_emb": name}, "positions", name) for name in ("learned", "sinusoidal", "alibi", "rpe")),
+        ({"sliding_window_width": 4}, "pattern", "2 x window"),
+        *(({"attention_config": ["global", name]}, "pattern", f"1 x causal, 1 x {name}") for name in SPARSE),
         ({"rotary_pct": 0.1}, "positions", "none"),
     ],
 )
@@ -51,10 +56,9 @@ def test_a_key_chooses_its_row(keys: dict[str, Any], operation: str, name: str) 
         ({"layernorm_fusion": True}, "norm layernorm, layernorm_fusion true: no implementation yet; norm can be layer_norm"),
         ({"norm": "rmsnorm"}, "norm rmsnorm, layernorm_fusion false: no implementation yet"),
         ({"rope_fusion": True}, "pos_emb rotary, rope_fusion true: no implementation yet; positions can be rotary, none"),
-        ({"pos_emb": "alibi"}, "pos_emb alibi"),
         ({"activation": "swiglu"}, "activation swiglu"),
         ({"bias_dropout_fusion": True}, "bias_dropout_fusion true: no implementation yet"),
-        ({"attention_config": ["global", "bigbird"]}, "attention_config bigbird.*attention can be sdpa, eager"),
+        ({"attention_config": ["global", "gmlp"]}, "attention_config gmlp.*attention can be sdpa, eager"),
     ],
 )
 def test_what_is_asked_for_and_not_there_is_an_error(keys: dict[str, Any], message: str) -> None:

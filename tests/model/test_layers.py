@@ -16,7 +16,7 @@ from model.kernels.activations import gelu_erf, gelu_tanh
 from model.layers.attention import Drop
 from model.layers.cache import LayerCache
 from model.layers.dropout import PROBABILITIES, Dropout
-from model.layers.positions import NoPositions, Rotary
+from model.layers.positions import PlainHeads, Rotary
 from model.parallel.groups import Groups, one_rank
 from model.parallel.parameters import make_parameter, zeros
 
@@ -101,7 +101,7 @@ def test_rotary_turns_pairs_of_a_head_as_complex_numbers(dims: int, start: int) 
     np.testing.assert_array_equal(parts[2].numpy(), whole[2])
 
 
-@pytest.mark.parametrize("positions", [Rotary(4, 100.0, 16), Rotary(8, 100.0, 16), NoPositions()])
+@pytest.mark.parametrize("positions", [Rotary(4, 100.0, 16), Rotary(8, 100.0, 16), PlainHeads()])
 def test_positions_have_the_gradient_of_their_formula(positions: Any) -> None:
     assert torch.autograd.gradcheck(lambda qkv: positions.split(qkv, 3), (_qkv().requires_grad_(),), atol=1e-6)
 

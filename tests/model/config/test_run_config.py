@@ -125,10 +125,11 @@ def test_padded_vocabulary_is_the_next_multiple(vocab: int, tensor: int, padded:
 
 
 def test_values_that_do_not_train_yet_are_listed_with_what_does() -> None:
-    config = RunConfig.from_keys(SMALL | {"pos_emb": "alibi", "attention_config": [[["mamba"], 2]]})
+    config = RunConfig.from_keys(SMALL | {"tokenizer_type": "SPMTokenizer", "attention_config": [[["mamba"], 2]]})
     found = {problem.key: problem.fix for problem in config.untrained()}
-    assert set(found) == {"pos_emb", "attention_config"}
-    assert "rotary" in found["pos_emb"]
+    assert set(found) == {"tokenizer_type", "attention_config"}
+    assert "HFTokenizer" in found["tokenizer_type"]
+    assert "bigbird" in found["attention_config"]
 
 
 def test_the_small_configuration_trains() -> None:
@@ -149,6 +150,12 @@ def test_flat_keys_give_the_configuration_back() -> None:
     assert set(config.keys()) == set(KEYS)
 
 
+LOCAL = {"attention_config": [[["local"], "all"]]}
+FIXED = {"attention_config": [[["sparse_fixed"], "all"]]}
+LONG = {"attention_config": [[["bslongformer"], "all"]]}
+APART = {"different_layout_per_head": True}
+
+
 @pytest.mark.parametrize(
     ("keys", "key"),
     [
@@ -161,6 +168,17 @@ def test_flat_keys_give_the_configuration_back() -> None:
         ({"lr_decay_iters": 5, "lr_decay_fraction": 0.5}, "lr_decay_iters"),
         ({"num_attention_heads": 5}, "hidden_size"),
         ({"max_position_embeddings": 16}, "max_position_embeddings"),
+        ({"pos_emb": "learned", "opt_pos_emb_offset": 2}, "opt_pos_emb_offset"),
+        ({"pos_emb": "rpe", "rpe_max_distance": 16}, "rpe_max_distance"),
+        ({"pos_emb": "alibi", "neox_hpc": {"rope_scaling": {"rope_type": "linear", "factor": 2}}}, "neox_hpc.rope_scaling"),
+        ({"neox_hpc": {"rope_scaling": {"rope_type": "yarn", "factor": 2}}}, "neox_hpc.rope_scaling"),
+        ({"neox_hpc": {"rope_scaling": {"rope_type": "linear", "factor": 2, "beta_fast": 3}}}, "neox_hpc.rope_scaling"),
+        (LOCAL | {"sparsity_config": {"num_random_blocks": 1}}, "sparsity_config"),
+        (LOCAL | {"sparsity_config": {"block": 8, "num_locl_blocks": 4}}, "sparsity_config.num_locl_blocks"),
+        (FIXED | {"sparsity_config": {"num_different_global_patterns": 2}}, "sparsity_config"),
+        (FIXED | {"sparsity_config": {"num_different_global_patterns": 5} | APART}, "sparsity_config"),
+        (LONG | {"sparsity_config": {"global_block_end_indices": [1, 2]}}, "sparsity_config"),
+        (LONG | {"sparsity_config": {"global_block_end_indices": [0]}}, "sparsity_config"),
     ],
 )
 def test_rules_between_keys(keys: dict[str, Any], key: str) -> None:
@@ -168,5 +186,5 @@ def test_rules_between_keys(keys: dict[str, Any], key: str) -> None:
 
 
 def test_a_planned_key_of_the_network_is_not_advised_away() -> None:
-    (problem,) = RunConfig.from_keys(SMALL | {"sliding_window_width": 2}).untrained()
+    (problem,) = RunConfig.from_keys(SMALL | {"rope_fusion": True}).untrained()
     assert problem.fix == "wait for a later release: without it this is another network"

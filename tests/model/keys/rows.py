@@ -74,6 +74,26 @@ OFFLOADED = SHAPE | {"zero_optimization": {"stage": 3, "offload_optimizer": NOWH
 ON_CPU = {"device": "cpu", "pin_memory": True}
 PARALLEL = {"gpt_j_residual": True}
 FOUR = {"num_layers": 4, "checkpoint_activations": True}
+LOCAL = {"attention_config": ["local", "local"], "sparsity_config": {"block": 2}}
+FIXED = {
+    "attention_config": ["sparse_fixed", "sparse_fixed"],
+    "sparsity_config": {"block": 2, "num_local_blocks": 4, "different_layout_per_head": True},
+}
+VARIABLE = {
+    "attention_config": ["sparse_variable", "sparse_variable"],
+    "sparsity_config": {"block": 2, "global_block_end_indices": [5]},
+}
+BIGBIRD = {"attention_config": ["bigbird", "bigbird"], "sparsity_config": {"block": 2, "num_random_blocks": 2}}
+
+
+def stretched(rope_type: str = "yarn", **scaling: Any) -> dict[str, Any]:
+    """Rotary positions of which some turn often and some hardly, and keys of rope_scaling."""
+    keys = {"rope_type": rope_type, "factor": 4.0} | scaling
+    return {"rotary_pct": 1.0, "rotary_emb_base": 100, "neox_hpc": {"rope_scaling": keys}}
+
+
+LLAMA_3 = stretched("llama3", original_max_position_embeddings=8, low_freq_factor=0.2, high_freq_factor=1.5)
+YARN = stretched("yarn", original_max_position_embeddings=8, beta_fast=0.5, beta_slow=0.05)
 STORED = SHAPE | {"checkpoint_activations": True}
 
 MUP: dict[str, Any] = {"use_mup": True}
@@ -115,6 +135,30 @@ LIVE = (
     Row("num_attention_heads", 2, 4, see.first_loss),
     Row("layernorm_epsilon", 1e-5, 1e-2, see.first_loss),
     Row("pos_emb", "rotary", "none", see.first_loss),
+    Row("opt_pos_emb_offset", 0, 2, see.first_loss, {"pos_emb": "learned", "max_position_embeddings": 32}),
+    Row("rpe_num_buckets", 8, 16, see.shapes, {"pos_emb": "rpe"}),
+    Row("rpe_max_distance", 8, 32, see.first_loss, {"pos_emb": "rpe", "rpe_num_buckets": 8}),
+    Row("sliding_window_width", 3, 7, see.first_loss),
+    Row("sparsity_config", {"block": 2}, {"block": 4}, see.first_loss, LOCAL),
+    Row("sparsity_config.block", 2, 4, see.first_loss, LOCAL),
+    Row("sparsity_config.num_local_blocks", 2, 4, see.first_loss, LOCAL),
+    Row("sparsity_config.num_sliding_window_blocks", 2, 4, see.first_loss, LOCAL),
+    Row("sparsity_config.different_layout_per_head", False, True, see.first_loss, BIGBIRD),
+    Row("sparsity_config.num_random_blocks", 0, 3, see.first_loss, BIGBIRD),
+    Row("sparsity_config.num_global_blocks", 1, 2, see.first_loss, FIXED),
+    Row("sparsity_config.num_different_global_patterns", 1, 2, see.first_loss, FIXED),
+    Row("sparsity_config.local_window_blocks", [1, 2], [3], see.first_loss, VARIABLE),
+    Row("sparsity_config.global_block_indices", [0], [3], see.first_loss, VARIABLE),
+    Row("sparsity_config.global_block_end_indices", [1], [4], see.first_loss, VARIABLE),
+    Row("neox_hpc.rope_scaling", {"rope_type": "linear", "factor": 2}, {"rope_type": "linear", "factor": 4}, see.first_loss),
+    Row("neox_hpc.rope_scaling.rope_type", "llama3", "yarn", see.first_loss, stretched(original_max_position_embeddings=8)),
+    Row("neox_hpc.rope_scaling.factor", 2, 4, see.first_loss, stretched("linear")),
+    Row("neox_hpc.rope_scaling.original_max_position_embeddings", 8, 64, see.first_loss, stretched("yarn")),
+    Row("neox_hpc.rope_scaling.low_freq_factor", 0.1, 0.3, see.first_loss, LLAMA_3),
+    Row("neox_hpc.rope_scaling.high_freq_factor", 1.0, 2.0, see.first_loss, LLAMA_3),
+    Row("neox_hpc.rope_scaling.beta_fast", 0.3, 1.0, see.first_loss, YARN),
+    Row("neox_hpc.rope_scaling.beta_slow", 0.05, 0.02, see.first_loss, YARN),
+    Row("neox_hpc.rope_scaling.attention_factor", 0.5, 1.5, see.first_loss, YARN),
     Row("rotary_pct", 0.5, 1.0, see.first_loss),
     Row("rotary_emb_base", 100, 10000, see.first_loss),
     Row("gpt_j_residual", False, True, see.first_loss),
@@ -170,6 +214,7 @@ LIVE = (
     Row("base_shapes_file", "FILES/base.json", "FILES/other.json", see.maximal_update, MUP),
     Row("mup_init_scale", 1.0, 2.0, see.maximal_update, MUP),
     Row("mup_embedding_mult", 1.0, 2.0, see.maximal_update, MUP),
+    Row("mup_rp_embedding_mult", 1.0, 2.0, see.maximal_update, MUP | {"pos_emb": "sinusoidal"}),
     Row("mup_attn_temp", 1.0, 2.0, see.maximal_update, MUP),
     Row("mup_output_temp", 1.0, 2.0, see.maximal_update, MUP),
     Row("mup_width_scale", 2, 3, see.widths_checked, {"use_mup": True, "coord_check": True}),

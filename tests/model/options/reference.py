@@ -106,12 +106,19 @@ Names = Callable[[Mapping[str, Tensor], Mapping[str, Any]], Mapping[str, Tensor]
 """(our weights, keys) -> theirs, by their names."""
 
 
-def hugging_face(model: str, config: Callable[[Mapping[str, Any]], Mapping[str, Any]], names: Names) -> Reference:
+def hugging_face(
+    model: str,
+    config: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    names: Names,
+    *,
+    without: str = "",
+) -> Reference:
     """A causal language model of transformers, in fp32.
 
     Args:
         model: its class, e.g. ``LlamaForCausalLM``.
         config: what its configuration is given besides the sizes, from our keys.
+        without: a module of theirs that passes everything through, because GPT-NeoX has none there.
     """
 
     def logits(weights: Mapping[str, Tensor], keys: Mapping[str, Any], tokens_BS: Tensor) -> Tensor:
@@ -127,6 +134,8 @@ def hugging_face(model: str, config: Callable[[Mapping[str, Any]], Mapping[str, 
             "attn_implementation": "eager",
         }
         network = kind(kind.config_class(**sizes | dict(config(keys)))).eval()
+        if without:
+            network.set_submodule(without, torch.nn.Identity())
         theirs = names(weights, keys)
         missing = {name for name, _ in network.named_parameters()} ^ theirs.keys()
         assert not missing, f"names differ: {sorted(missing)}"
@@ -134,6 +143,20 @@ def hugging_face(model: str, config: Callable[[Mapping[str, Any]], Mapping[str, 
         return found
 
     return logits
+
+
+def heads_apart(weights: Mapping[str, Tensor], keys: Mapping[str, Any], layer: int) -> dict[str, Tensor]:
+    """The weights and biases of queries, keys and values of a layer, as ``q.weight``, ``k.bias`` …, each head below the other."""
+    name, size = f"layers.{layer}.attention.query_key_value", keys["hidden_size"] // keys["num_attention_heads"]
+    found = {}
+    for kind in ("weight", "bias"):
+        if f"{name}.{kind}" in weights:
+            q, k, v = weights[f"{name}.{kind}"].unflatten(0, (-1, 3, size)).unbind(1)
+        else:
+            q = weights[f"{name}.query_{kind}"].unflatten(0, (-1, size))
+            k, v = weights[f"{name}.key_value_{kind}"].unflatten(0, (-1, 2, size)).unbind(1)
+        found |= {f"{part}.{kind}": rows.flatten(0, 1) for part, rows in zip("qkv", (q, k, v), strict=True)}
+    return found
 
 
 def renamed(weights: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, Tensor]:
