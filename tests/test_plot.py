@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from neox_hpc.coordinates import read_coordinates
 from neox_hpc.history import read_curve
-from neox_hpc.plot import running_mean
+from neox_hpc.plot import coordinates_figure, running_mean
 from neox_hpc.rundir import RunDir
 from tests.desk import Desk, desk
 
@@ -73,6 +74,43 @@ def test_a_picture_that_cannot_be_written_is_a_users_error(desk: Desk) -> None:
     make_run(desk.cwd / "runs" / "a", range(1, 11))
     said = desk("plot", "a", "-o", "my.yml/loss.png")
     assert said.code == 2 and said.err.startswith("my.yml/loss.png: cannot be written: Not a directory")
+
+
+def make_check(path: Path) -> RunDir:
+    """A run with coord_check, by what its training writes."""
+    run = make_run(path, range(1, 2))
+    run.metrics.unlink()
+    points = [
+        {"parametrization": name, "activation": "logits", "width": width, "step": step, "moved": (width / 32) ** power}
+        for name, power in (("muP", 0.0), ("standard", 1.0))
+        for step in (1, 2)
+        for width in (32, 64, 128)
+    ]
+    (path / "coordinates.json").write_text(json.dumps({"coordinates": points}))
+    return run
+
+
+def test_plot_of_a_coordinate_check_draws_a_panel_for_each_parametrization(desk: Desk) -> None:
+    run = make_check(desk.cwd / "runs" / "a")
+    said = desk("plot", "a")
+    assert said.code == 0, said
+    assert (run.path / "coordinates.png").read_bytes().startswith(b"\x89PNG")
+    figure = coordinates_figure(read_coordinates(run.path))
+    assert {axes.get_title(): list(axes.lines[-1].get_ydata()) for axes in figure.axes} == {"muP": [1, 1, 1], "standard": [1, 2, 4]}
+    assert all(list(axes.lines[-1].get_xdata()) == [32, 64, 128] for axes in figure.axes)
+
+
+def test_the_points_of_a_coordinate_check_as_json(desk: Desk) -> None:
+    make_check(desk.cwd / "runs" / "a")
+    found = json.loads(desk("plot", "a", "--json").out)["coordinates"]
+    assert found[-1] == {"parametrization": "standard", "activation": "logits", "width": 128, "step": 2, "moved": 4.0}
+
+
+def test_a_file_without_coordinates_is_a_failure(desk: Desk) -> None:
+    run = make_check(desk.cwd / "runs" / "a")
+    (run.path / "coordinates.json").write_text("{}")
+    said = desk("plot", "a")
+    assert said.code == 1 and "holds no coordinates" in said.err
 
 
 def test_plot_without_matplotlib_names_the_pip_command(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
