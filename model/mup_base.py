@@ -43,11 +43,9 @@ def widened(config: RunConfig, times: int) -> RunConfig:
 
 def write_base_shapes(config: RunConfig) -> Path:
     """Write ``base_shapes_file``; return its path."""
-    base = base_shapes_of(config)
-    path = _path(config)
-    written = {"hidden_size": base.hidden_size, "head_size": base.head_size, "shapes": base.shapes}
+    path, text = _path(config), _text(base_shapes_of(config))
     try:
-        path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ValueError(f"base_shapes_file: {path} cannot be written: {error.strerror}") from error
     return path
@@ -73,6 +71,12 @@ def read_base_shapes(config: RunConfig) -> BaseShapes | None:
         raise ValueError(f"base_shapes_file: {path} cannot be read: {error.strerror}\n  fix: {fix}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"base_shapes_file: {path} holds no base shapes: {error!r}\n  fix: {fix}") from error
+
+
+def _text(base: BaseShapes) -> str:
+    """JSON, a parameter a line."""
+    shapes = ",\n".join(f"  {json.dumps(kind)}: {json.dumps(sizes)}" for kind, sizes in base.shapes.items())
+    return f'{{\n "hidden_size": {base.hidden_size},\n "head_size": {base.head_size},\n "shapes": {{\n{shapes}\n }}\n}}\n'
 
 
 def _path(config: RunConfig) -> Path:
