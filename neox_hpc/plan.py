@@ -38,6 +38,7 @@ from neox_hpc.decisions import (
     solve_layout,
 )
 from neox_hpc.errors import Problem
+from neox_hpc.extras import check_extras, extra_notes
 from neox_hpc.launchers import Shell, Step, split_args
 from neox_hpc.notes import batch_note, default_notes, pipeline_note, plugin_notes, software_notes, stage_notes, unknown_notes
 from neox_hpc.outline import Outline, make_outline
@@ -128,6 +129,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     account = choose_account(loaded, site, request)
     problems = [*check_words(site, request), *check_account(loaded, site, account)]
     problems += [*check_inputs(loaded, request, facts), *check_software(site, request, facts), *check_devices(loaded, site)]
+    problems += check_extras(loaded, site, request, facts)
     problems += [*check_launcher(loaded, site, request), *check_image_arch(site, request, facts), *check_chain(loaded, request)]
     problems += [Problem(loaded.where(p.key), p.wrong, p.fix, "untrained") for p in loaded.config.untrained()]
     vocab = facts.vocab_size or published_vocabulary(loaded.config)
@@ -146,7 +148,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     layout, batch, wrong = solve_layout(loaded, site, (nodes.value or 1) * ranks, vocab)
     problems += wrong
     notes = [*loaded.notes, *(decision.reason for decision in (nodes, walltime) if decision.reason)]
-    notes += software_notes(site, request)
+    notes += [*software_notes(site, request), *extra_notes(loaded, site, request, facts)]
     notes += [*default_notes(loaded, site, request, account, queue), *unknown_notes(site, loaded, request, facts)]
     outline = None
     if layout is not None and batch is not None and nodes.value is not None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class Facts:
     """Of a site whose hosts stand in a file."""
     image_arch: Arch | None = None
     """What the image is built for."""
+    packages: Mapping[str, bool] = field(default_factory=dict)
+    """Optional package -> whether the environment of the ranks has it, where that can be seen from here."""
 
 
 def probe(
@@ -63,6 +65,7 @@ def probe(
     image: str | None = None,
     bound: Iterable[str] = (),
     hostfiles: Iterable[str] = (),
+    packages: Collection[str] = (),
 ) -> Facts:
     """Look at the paths of the configuration and of the software, and, where the site is this machine, at the machine.
 
@@ -70,6 +73,7 @@ def probe(
         image: the file of the container.
         bound: the paths that it is given.
         hostfiles: where the site's hosts may stand; the first that is there is read.
+        packages: to be looked for in the environment of the ranks.
     """
     wanted = [file for path in inputs(config, str(cwd)) for file in path.files]
     software = site.software
@@ -86,7 +90,25 @@ def probe(
         vocab_size=read_vocab_size(config, cwd),
         hostfile=hostfile,
         image_arch=read_image_arch(image) if image is not None else None,
+        packages=_packages(site, machine, packages) if packages else {},
     )
+
+
+def _packages(site: Site, machine: Machine, packages: Collection[str]) -> dict[str, bool]:
+    """A module or PYTHONPATH may bring what the environment itself lacks: then only what it has is known."""
+    python = site.software.interpreter or machine.python
+    found = read_packages(Path(python).parent.parent, packages) if python is not None else {}
+    brought = bool(site.modules.load) or "PYTHONPATH" in site.env
+    return {package: there for package, there in found.items() if there or not brought}
+
+
+def read_packages(environment: Path, packages: Collection[str]) -> dict[str, bool]:
+    """Which packages a virtual or conda environment has, by pip's records; nothing of what it may have from elsewhere."""
+    folders = list(environment.glob("lib/python3*/site-packages"))
+    records = {path.name.partition("-")[0].lower() for folder in folders for path in folder.glob("*.dist-info")}
+    apart = "include-system-site-packages = false" in _text(environment / "pyvenv.cfg") or (environment / "conda-meta").is_dir()
+    found = {package: package.replace("-", "_").lower() in records for package in packages}
+    return {package: there for package, there in found.items() if there or (folders and apart)}
 
 
 def read_hostfile(path: str) -> Hostfile | None:

@@ -303,6 +303,13 @@ class Network(_Facts):
     )
 
 
+_PACKAGES: Any = Field(
+    default=None,
+    strict=False,
+    description="Optional packages that are in it, as pip calls them (flash-attn, bitsandbytes); null: not known.",
+)
+
+
 class Software(_Facts):
     """What the ranks run in outside of a container: one of the first four."""
 
@@ -319,6 +326,7 @@ class Software(_Facts):
     constraints: str | None = Field(
         default=None, description="File of pinned versions for `env create`; null: neox-hpc's own constraints.txt."
     )
+    packages: tuple[str, ...] | None = _PACKAGES
 
     @field_validator("python", "venv", "conda", "constraints")
     @classmethod
@@ -342,6 +350,7 @@ class ContainerRuntime(_Facts):
     image: str | None = Field(default=None, description="The image that jobs run in; absolute (Docker: its name).")
     arch: Arch | None = Field(default=None, description="What the image is built for; null: read from its file, if it is a SIF.")
     python: str = Field(default="python3", description="Python inside the image.")
+    packages: tuple[str, ...] | None = _PACKAGES
     gpu: str | None = Field(default=None, description="Options that bring the GPUs in; null: the runtime's usual; '': none.")
     binds: tuple[str, ...] = Field(
         default=(),

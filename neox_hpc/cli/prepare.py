@@ -18,6 +18,7 @@ from neox_hpc import __version__
 from neox_hpc.cli.surroundings import git_commit, user_name
 from neox_hpc.decisions import hostfile_paths
 from neox_hpc.errors import Problem, UserError
+from neox_hpc.extras import extras_of
 from neox_hpc.marked_yaml import NOTHING
 from neox_hpc.plan import Plan, Planned, make_plan
 from neox_hpc.probe import Facts, probe
@@ -161,7 +162,8 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
     file = image if image is not None and image.startswith("/") else None
     bound = bound_paths(loaded.config, request) if image is not None else ()
     hosts = hostfile_paths(loaded, site, request)
-    facts = probe(loaded.config, site, cwd=cwd, environ=os.environ, image=file, bound=bound, hostfiles=hosts)
+    extras = [extra.package for extra in extras_of(loaded.config)] if image is None else []
+    facts = probe(loaded.config, site, cwd=cwd, environ=os.environ, image=file, bound=bound, hostfiles=hosts, packages=extras)
     planned = make_plan(loaded, site, request, here.facts(facts) if here is not None else facts)
     files: JobFiles | None = None
     if planned.plan is not None:

@@ -1,0 +1,75 @@
+"""Optional packages that a configuration asks for, and what is known of them where the ranks run.  Reads nothing.
+
+Changes when another option needs a package that the training does without else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from neox_hpc.errors import Problem
+from neox_hpc.probe import Facts
+from neox_hpc.request import Request
+from neox_hpc.settings import Loaded
+from neox_hpc.site import Site
+from neox_hpc.software import image_of
+from neox_hpc.vocabulary import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """A package that only some options need."""
+
+    package: str
+    """As pip calls it."""
+    key: str
+    """The option."""
+    asked: Callable[[RunConfig], bool]
+
+
+EXTRAS = (
+    Extra(package="flash-attn", key="use_flashattn_swiglu", asked=lambda c: c.architecture.use_flashattn_swiglu),
+    Extra(package="bitsandbytes", key="use_bnb_optimizer", asked=lambda c: c.optimization.use_bnb_optimizer),
+)
+
+
+def extras_of(config: RunConfig) -> tuple[Extra, ...]:
+    """What a configuration asks for."""
+    return tuple(extra for extra in EXTRAS if extra.asked(config))
+
+
+def check_extras(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Iterator[Problem]:
+    """A package that the site says, or that can be seen, not to be there."""
+    image = image_of(site, request)
+    place = f"image {image}" if image is not None else "the Python of the ranks"
+    for extra in extras_of(loaded.config):
+        if _is_there(extra, site, request, facts) is False:
+            build = "build the image with it" if image is not None else f"{_python(site)} -m pip install {extra.package}"
+            wrong = f"needs {extra.package}, and {place} does not have it"
+            yield Problem(loaded.where(extra.key), wrong, f"{build}; or remove {extra.key}", "here")
+
+
+def extra_notes(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Iterator[str]:
+    """A package of which it is not known whether it is there."""
+    for extra in extras_of(loaded.config):
+        if _is_there(extra, site, request, facts) is None:
+            yield (
+                f"{extra.key}: needs {extra.package}, and whether the ranks have it cannot be seen from here; "
+                f"without it the run stops before its first step (pip install {extra.package})"
+            )
+
+
+def _is_there(extra: Extra, site: Site, request: Request, facts: Facts) -> bool | None:
+    """As the site says of its image or environment; else as its environment shows from here."""
+    image = image_of(site, request)
+    if image is not None:
+        own = image == site.container.image
+        return extra.package in site.container.packages if own and site.container.packages is not None else None
+    if site.software.packages is not None:
+        return extra.package in site.software.packages
+    return facts.packages.get(extra.package)
+
+
+def _python(site: Site) -> str:
+    return site.software.interpreter or "python3"
