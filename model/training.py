@@ -14,7 +14,7 @@ import torch
 
 from model.agreement import from_all_ranks, from_first_rank
 from model.checkpoint import save_checkpoint
-from model.config import BatchSizes, ConfigError, RunConfig, RunFile
+from model.config import BatchSizes, ConfigError, RunConfig, RunFile, step_flops
 from model.config.schedule import Schedule
 from model.data.batch import Batch
 from model.data.loader import Split, Splits, open_data
@@ -25,7 +25,6 @@ from model.engine.trainer import StepResult, Trainer
 from model.gpt import GPT
 from model.monitor.console import Console
 from model.monitor.metrics import MetricsFile
-from model.monitor.throughput import step_flops
 from model.mup_base import read_base_shapes, write_base_shapes
 from model.mup_check import check_coordinates, slopes, write_coordinates
 from model.parallel.groups import Groups, make_groups

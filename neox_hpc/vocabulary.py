@@ -27,6 +27,7 @@ check_own_model()
 
 from model.config import (  # noqa: E402 (only after the check)
     FORMER,
+    GATED,
     KEYS,
     SPARSE,
     BatchSizes,
@@ -44,6 +45,7 @@ from model.config import (  # noqa: E402 (only after the check)
     nearest_key,
     shared_parameters,
     stage_bounds,
+    step_flops,
     translate,
     untrained_in_fragment,
     write_run,
@@ -59,6 +61,7 @@ def catalogue() -> ModuleType:
 
 __all__ = [
     "FORMER",
+    "GATED",
     "KEYS",
     "SPARSE",
     "BatchSizes",
@@ -78,6 +81,7 @@ __all__ = [
     "nearest_key",
     "shared_parameters",
     "stage_bounds",
+    "step_flops",
     "translate",
     "untrained_in_fragment",
     "write_run",

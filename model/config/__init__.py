@@ -4,11 +4,12 @@ Needs pydantic and the standard library only, so that the control plane can use 
 """
 
 from model.config.architecture import SPARSE
+from model.config.flops import step_flops
 from model.config.former import FORMER, FormerNote, Translated, translate
 from model.config.idle import idle_keys
 from model.config.keys import KeyProblem
 from model.config.layout import BatchSizes, Layout
-from model.config.partition import layer_parameters, shared_parameters, stage_bounds
+from model.config.partition import GATED, layer_parameters, shared_parameters, stage_bounds
 from model.config.run import (
     KEYS,
     SECTIONS,
@@ -24,6 +25,7 @@ from model.config.runfile import Origin, RunFile, read_run, write_run
 
 __all__ = [
     "FORMER",
+    "GATED",
     "KEYS",
     "SECTIONS",
     "SPARSE",
@@ -45,6 +47,7 @@ __all__ = [
     "read_run",
     "shared_parameters",
     "stage_bounds",
+    "step_flops",
     "translate",
     "untrained_in_fragment",
     "write_run",

@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import ConfigError, RunConfig
+from model.config import ConfigError, RunConfig, step_flops
 from model.data.batch import Batch
 from model.failure import LOST, report_failure
 from model.gpt import GPT
 from model.monitor.console import step_line
 from model.monitor.metrics import MetricsFile
-from model.monitor.throughput import step_flops
 from tests.model.tiny import KEYS
 
 SELECTIVE = {"checkpoint_activations": True, "neox_hpc": {"recompute_granularity": "selective"}}
