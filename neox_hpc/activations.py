@@ -137,7 +137,7 @@ def _attention(config: RunConfig, sizes: _Sizes, device: Device) -> int:
 def _core(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     """What selective recomputation makes again: between queries, keys, values and what comes out."""
     shape = config.architecture
-    if _fused(config):
+    if is_fused(config):
         # on a CPU it comes out head by head, and merging the heads copies
         return sizes.rows * shape.num_attention_heads // sizes.tensor + (sizes.heads if device == "cpu" else 0)
     wide = shape.attention_softmax_in_fp32 and config.precision != "fp32"
@@ -159,7 +159,8 @@ def _masks(config: RunConfig, layout: Layout) -> int:
     return pairs * sum(per_head if kind in SPARSE else int(wide) for kind in kinds)
 
 
-def _fused(config: RunConfig) -> bool:
+def is_fused(config: RunConfig) -> bool:
+    """Attention is one kernel, so that its scores never exist."""
     if config.architecture.pos_emb == "rpe":  # torch's fused attention has no gradient for what is added to scores
         return False
     return config.architecture.scaled_upper_triang_masked_softmax_fusion or set(config.architecture.attention_kinds) <= FUSED_KINDS
@@ -167,7 +168,7 @@ def _fused(config: RunConfig) -> bool:
 
 def _work(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     """While a block goes back: gradients of the stream, and of the MLP's activation, or of the scores and what made them."""
-    scores = 0 if _fused(config) else 2 * sizes.scores
+    scores = 0 if is_fused(config) else 2 * sizes.scores
     if config.recomputes == "selective":
         scores += _core(config, sizes, device)
     inner = sizes.inner * (2 if config.recomputes == "selective" else 1)

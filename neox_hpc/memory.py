@@ -258,7 +258,7 @@ def _bf16_optimizer(config: RunConfig, rank: _Rank) -> _Held:
     (engine.py, ``allreduce_bucket``).
     """
     p = rank.p
-    sent = 0 if _sent(config) == 4 else 2 * p
+    sent = 0 if bytes_sent(config) == 4 else 2 * p
     return _Held(
         weights=2 * p,
         optimizer=(4 * p + _kept(config, p)) // rank.d,
@@ -270,7 +270,7 @@ def _bf16_optimizer(config: RunConfig, rank: _Rank) -> _Held:
     )
 
 
-def _sent(config: RunConfig) -> int:
+def bytes_sent(config: RunConfig) -> int:
     """Bytes of a gradient while it is reduced (model/engine/settings.py)."""
     asked, types = config.deepspeed.communication_data_type, config.deepspeed.data_types
     added = types.grad_accum_dtype if types is not None and types.grad_accum_dtype is not None else "fp32"
@@ -286,7 +286,7 @@ def _zero12(config: RunConfig, rank: _Rank) -> _Held:
     """
     p, d, width, zero = rank.p, rank.d, rank.width, config.deepspeed.zero_optimization
     bucket = min(p, int(zero.reduce_bucket_size))
-    copied = 0 if _sent(config) == width else _sent(config) * bucket
+    copied = 0 if bytes_sent(config) == width else bytes_sent(config) * bucket
     wide = config.precision == "bfloat16"
     share = (4 if wide else width) * p // d
     contiguous = width * int(zero.reduce_bucket_size) * (2 if zero.overlap_comm else 1) if zero.contiguous_gradients else 0
@@ -315,7 +315,7 @@ def _zero3(config: RunConfig, rank: _Rank) -> _Held:
     contiguous = width * int(zero.reduce_bucket_size) if zero.contiguous_gradients else 0
     whole = min(p, int(MAX_LIVE if zero.stage3_max_live_parameters is None else zero.stage3_max_live_parameters))
     ahead = min(p, int(PREFETCH if zero.stage3_prefetch_bucket_size is None else zero.stage3_prefetch_bucket_size))
-    tile, sent = min(p // d, int(zero.sub_group_size or SUB_GROUP)), _sent(config)
+    tile, sent = min(p // d, int(zero.sub_group_size or SUB_GROUP)), bytes_sent(config)
     return _Held(
         weights=width * p // d,
         optimizer=(4 * p + _kept(config, p)) // d,

@@ -10,6 +10,7 @@ from typing import Literal
 
 from neox_hpc.memory import GIB, Memory, count_parameters, estimate_memory, stages
 from neox_hpc.site import Site
+from neox_hpc.step_time import StepTime, estimate_step, speeds_of
 from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig
 
 
@@ -36,6 +37,8 @@ class Outline:
     sequence: int
     """Tokens of a sequence."""
     steps: int | None
+    step: StepTime | None
+    """``None`` where it is not estimated: ranks without GPUs, blocks without a formula, speeds that are not known."""
 
     @property
     def tokens_a_step(self) -> int:
@@ -46,6 +49,16 @@ class Outline:
     def tokens(self) -> int | None:
         """Tokens that the whole training sees."""
         return None if self.steps is None else self.tokens_a_step * self.steps
+
+    @property
+    def training_s(self) -> float | None:
+        """About what all steps take, if known."""
+        return None if self.step is None or self.steps is None else self.steps * self.step.seconds
+
+    @property
+    def training_node_hours(self) -> float | None:
+        """The same on all nodes."""
+        return None if self.training_s is None else self.nodes * self.training_s / 3600
 
     @property
     def node_hours(self) -> float | None:
@@ -68,6 +81,8 @@ def make_outline(
     try:
         memory = estimate_memory(config, layout, batch, vocab, device_of(site))
         dealt = stages(config, layout, vocab)
+        speeds = speeds_of(site, config, layout.world_size) if memory is not None and site.node.gpus else None
+        step = estimate_step(config, layout, batch, vocab, speeds) if speeds is not None else None
     except ValueError:  # told already: layers that cannot be dealt to stages
         return None
     return Outline(
@@ -84,6 +99,7 @@ def make_outline(
         parameters=count_parameters(config, Layout(world_size=1), vocab),
         sequence=config.architecture.seq_length,
         steps=config.training.train_iters,
+        step=step,
     )
 
 

@@ -162,12 +162,21 @@ class Node(_Facts):
 
 
 class Speed(_Facts):
-    """The constants of the step-time model: peaks, as published, without sparsity."""
+    """The constants of the step-time model: peaks, as published, without sparsity, and what was measured of them."""
 
     peak_tflops: dict[Dtype, float] | None = Field(default=None, description="Of one device (a GCD, a tile), by type.")
+    matmul_tflops: dict[Dtype, float] | None = Field(
+        default=None,
+        description="The same measured: what large products reach, at a transformer's shapes where that is published, else the "
+        "best of a search.",
+    )
     memory_gb_s: float | None = Field(default=None, gt=0, description="Of one device's own memory.")
+    copy_gb_s: float | None = Field(default=None, gt=0, description="The same measured: a large copy, read and written together.")
     gpu_link_gb_s: float | None = Field(
         default=None, gt=0, description="Between two devices of a node, one direction, the slowest pair."
+    )
+    gpu_allreduce_gb_s: float | None = Field(
+        default=None, gt=0, description="Bus bandwidth of a large all-reduce over the devices of a node, measured."
     )
     node_link_gb_s: float | None = Field(default=None, gt=0, description="Into the network, one direction, all cards of a node.")
 
