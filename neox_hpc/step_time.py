@@ -32,8 +32,8 @@ COPY_SHARE = 0.8
 LINK_SHARE = 0.8
 NETWORK_SHARE = 0.9
 """Of a data sheet's number, what is reached, where a site has no measurement.  Products: 0.77 to 0.86 for MI250X, H100, GH200 and
-A100 (stas00/ml-engineering, "Maximum Achievable Matmul FLOPS").  Copies: 0.78 of an MI250X's memory (huizhg/gpu-perf-mi250x, on
-LUMI).  Links in a node: 0.77 of an A100's, 0.81 of an H100's (NVIDIA/nccl-tests#149, NVIDIA/nccl#1455).  Network: 0.86 to 0.96 of
+A100 (stas00/ml-engineering, "Maximum Achievable Matmul FLOPS").  Copies: 0.78 of an MI250X's memory (huizhg/gpu-perf-mi250x).
+Links in a node: 0.77 of an A100's, 0.81 of an H100's (NVIDIA/nccl-tests#149, NVIDIA/nccl#1455).  Network: 0.86 to 0.96 of
 four or eight HDR200 cards (NVIDIA/nccl-tests#175 and #100, NVIDIA/nccl#812).  All read 2026-11-21."""
 RING_START_S, HOP_IN_NODE_S, HOP_BETWEEN_S = 8.4e-6, 3.4e-6, 14.0e-6
 """Of a collective: its start, and each step of its ring over a link of a node or the network (NVIDIA/nccl, src/graph/tuning.cc, the

@@ -133,7 +133,7 @@ def test_the_vocabulary_needs_pydantic_and_the_standard_library_only() -> None:
 # 3: who may start processes, write into a run directory, print, exit, look at the clock ----------------------------------------
 
 THINK = ("checks", "containers", "decisions", "notes", "outline", "plan", "render", "request", "software", "words")
-THINK += ("extras", "gpus", "models_page", "site_detect", "site_draft", "site_facts", "site_table")
+THINK += ("auto", "extras", "gpus", "models_page", "site_detect", "site_draft", "site_facts", "site_table", "step_time")
 PURE = tuple(f"neox_hpc/{name}.py" for name in THINK)
 STARTS = re.compile(r"^os\.(system|exec\w*|spawn\w*|posix_spawn\w*|fork\w*|kill\w*|popen)$")
 CONNECTS = {"subprocess", "multiprocessing", "asyncio", "socket", "pty", "paramiko", "urllib", "http"}

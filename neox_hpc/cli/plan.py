@@ -5,6 +5,7 @@ Changes when what is shown of a plan does.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,12 @@ from neox_hpc.cli.prepare import Prepared, asked_of, job_options, prepare, print
 from neox_hpc.cli.show import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
+    from neox_hpc.auto import Proposal, Proposals
     from neox_hpc.memory import Memory, Moment
     from neox_hpc.outline import Outline
+    from neox_hpc.site import Site
+    from neox_hpc.step_time import StepTime
+    from neox_hpc.vocabulary import RunConfig
 
 EXPLAINED = ("nodes", "queue", "walltime", "account", "batch", "pipeline", "memory")
 """Notes that stand in the table, beside what they explain."""
@@ -28,13 +33,15 @@ def plan(as_json: bool, **options: Any) -> int:
     """Show how a run would lie on a machine: layout, memory per GPU by part, tokens, node-hours.  Writes and submits nothing.
 
     Memory is estimated from the layout, ZeRO's stage, precision and recomputation; the allocator, libraries and communicators need
-    some more.  Node-hours are nodes x walltime, the most that the job can use.
+    some more.  Node-hours are nodes x walltime, the most that the job can use.  A step's time is an estimate from speeds in the
+    site's file; docs/step-time.md has it beside published trainings.  --auto looks for the cut with the shortest step.
 
     \b
     Examples:
       neox-hpc plan --site ./mysite.yml configs/20B.yml
       neox-hpc plan --site ./mysite.yml configs/20B.yml --nodes 12 --set zero_optimization.stage=1
       neox-hpc plan --site slurm --site-set node.gpus=4 --site-set node.gpu_memory_gib=80 -d configs 125M local_setup
+      neox-hpc plan --site ./mysite.yml configs/20B.yml --nodes 16 --auto
       neox-hpc plan --site local configs/quickstart.yml --json
     """
     prepared = prepare(asked_of(options), cwd=Path.cwd())
@@ -42,8 +49,11 @@ def plan(as_json: bool, **options: Any) -> int:
     if as_json:
         problems = [{"where": p.where, "wrong": p.wrong, "fix": p.fix, "kind": p.kind} for p in planned.problems]
         sizes = planned.outline and _document(planned.outline)
-        print_json({"name": prepared.request.name, "sizes": sizes, "notes": list(planned.notes), "problems": problems})
+        found = {"name": prepared.request.name, "sizes": sizes, "notes": list(planned.notes), "problems": problems}
+        print_json(found | ({"proposals": _proposed(prepared.proposals)} if prepared.proposals is not None else {}))
         return 0 if planned.plan is not None else 2
+    if prepared.proposals is not None:
+        _print_proposals(prepared.proposals)
     if planned.outline is not None:
         _print_sizes(prepared, planned.outline)
     explained = EXPLAINED if planned.outline is not None else ()
@@ -52,15 +62,49 @@ def plan(as_json: bool, **options: Any) -> int:
     return 0 if planned.plan is not None else 2
 
 
+def _print_proposals(proposals: Proposals) -> None:
+    """The best cuts, why the first is the first, and what to write for it."""
+    import yaml
+
+    click.echo(f"The fastest of {proposals.tried:,} cuts, by their estimates (the best of each tensor and pipe):")
+    print_table(CUT_HEADERS, [_cut_row(number, proposal, proposals.room) for number, proposal in enumerate(proposals.best, 1)])
+    click.echo("\nwhy the first")
+    print_facts(proposals.reasons)
+    click.echo("\nto write, in place of these keys:\n")
+    click.echo(yaml.safe_dump(proposals.best[0].keys, sort_keys=False, default_flow_style=None, width=100))
+
+
+CUT_HEADERS = (
+    *("", "TENSOR", "PIPE", "DATA", "ZERO", "MICRO", "ACCUMULATION", "RECOMPUTE"),
+    *("STEP", "TOKENS/S", "TFLOP/S A GPU", "GIB", "FILLED", "WHERE THE TIME GOES"),
+)
+
+
+def _cut_row(number: int, proposal: Proposal, room: float) -> tuple[str, ...]:
+    timed, cut = proposal.timed, proposal.cut
+    counts = (number, cut.tensor, cut.pipe, timed.layout.data, cut.zero, cut.micro, timed.batch.accumulation)
+    speed = (show_seconds(timed.seconds), f"{timed.step.tokens_per_s:,.0f}", f"{timed.step.tflops_per_rank:.0f}")
+    memory = (f"{proposal.peak / 2**30:.1f}", f"{proposal.peak / room:.0%}")
+    return (*map(str, counts), cut.recompute, *speed, *memory, name_parts(timed.step))
+
+
+def _proposed(proposals: Proposals) -> list[dict[str, Any]]:
+    return [
+        {"keys": found.keys, "seconds": found.timed.seconds, "tflops_per_rank": found.timed.step.tflops_per_rank}
+        | {"peak": found.peak, "parts": found.timed.step.parts}
+        for found in proposals.best
+    ]
+
+
 def _print_sizes(prepared: Prepared, outline: Outline) -> None:
     reasons = {what: why for what, _, why in (note.partition(": ") for note in prepared.planned.notes)}
     click.echo(click.style(prepared.request.name, bold=True))
-    print_facts(_facts(outline, reasons))
+    print_facts(_facts(outline, reasons, prepared.site, prepared.config))
     if outline.memory is not None:
         _print_memory(outline, outline.memory)
 
 
-def _facts(outline: Outline, reasons: dict[str, str]) -> list[tuple[str, str]]:
+def _facts(outline: Outline, reasons: dict[str, str], site: Site, config: RunConfig) -> list[tuple[str, str]]:
     from neox_hpc.outline import bubble_share
     from neox_hpc.site import show_walltime
 
@@ -80,6 +124,8 @@ def _facts(outline: Outline, reasons: dict[str, str]) -> list[tuple[str, str]]:
         ("queue", reasons.get("queue") or outline.queue or ""),
         ("walltime", reasons.get("walltime") or (show_walltime(outline.walltime_s) if outline.walltime_s else "")),
         ("node-hours", "" if outline.node_hours is None else f"{outline.node_hours:,.4g} at most"),
+        ("step", _step(outline, site, config)),
+        ("to the end", _training(outline)),
         ("memory", reasons.get("memory", "")),
     ]
 
@@ -87,6 +133,40 @@ def _facts(outline: Outline, reasons: dict[str, str]) -> list[tuple[str, str]]:
 def _tokens(outline: Outline) -> str:
     a_step = f"{outline.tokens_a_step:,} a step"
     return a_step if outline.tokens is None else f"{a_step} x {outline.steps:,} steps = {outline.tokens:,}"
+
+
+def _step(outline: Outline, site: Site, config: RunConfig) -> str:
+    """The estimate, and where it goes; or what is lacking for one."""
+    from neox_hpc.step_time import missing_speeds
+
+    step = outline.step
+    if step is None:
+        lacking = missing_speeds(site, config, outline.layout.world_size) if site.node.gpus else ()
+        return f"not estimated: {', '.join(lacking)} of {site.name} not known" if lacking else ""
+    speed = f"{step.tokens_per_s:,.0f} tokens/s, {step.tflops_per_rank:.0f} TFLOP/s a GPU ({step.share_of_peak:.0%} of its peak)"
+    return f"about {show_seconds(step.seconds)}: {speed}\n{name_parts(step)}"
+
+
+def _training(outline: Outline) -> str:
+    if outline.training_s is None:
+        return ""
+    told = f"{outline.steps:,} steps take about {show_seconds(outline.training_s)}, {outline.training_node_hours:,.4g} node-hours"
+    jobs = math.ceil(outline.training_s / outline.walltime_s) if outline.walltime_s else 1
+    return f"{told}: {jobs} jobs of this walltime" if jobs > 1 else told
+
+
+def name_parts(step: StepTime) -> str:
+    """``products 71 %, tensor 12 %``: what takes a hundredth of a step or more, most first."""
+    shares = sorted(((seconds / step.seconds, name) for name, seconds in step.parts.items()), reverse=True)
+    return ", ".join(f"{name} {share:.0%}" for share, name in shares if share >= 0.01)
+
+
+def show_seconds(seconds: float) -> str:
+    """``0.031 s``, ``12.3 s``, ``47 min``, ``9.1 h``, ``12.5 days``"""
+    for most, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < most:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 86400:,.3g} days"
 
 
 def _bubble(share: float) -> str:
@@ -128,7 +208,7 @@ def _document(outline: Outline) -> dict[str, Any]:
 
     from neox_hpc.outline import bubble_share
 
-    layout = outline.layout
+    layout, step = outline.layout, outline.step
     return {
         "nodes": outline.nodes,
         "ranks_per_node": outline.ranks_per_node,
@@ -144,6 +224,11 @@ def _document(outline: Outline) -> dict[str, Any]:
         "bubble_share": bubble_share(layout, outline.batch),
         "queue": outline.queue,
         "walltime_s": outline.walltime_s,
+        "step": step
+        and {"seconds": step.seconds, "tokens_per_s": step.tokens_per_s, "tflops_per_rank": step.tflops_per_rank}
+        | {"share_of_peak": step.share_of_peak, "parts": step.parts},
+        "training_s": outline.training_s,
+        "training_node_hours": outline.training_node_hours,
         "node_hours": outline.node_hours,
         "bytes_a_rank": outline.room,
         "memory": outline.memory

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,7 +20,7 @@ from neox_hpc.decisions import hostfile_paths
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.extras import extras_of
 from neox_hpc.marked_yaml import NOTHING
-from neox_hpc.plan import Plan, Planned, make_plan
+from neox_hpc.plan import Plan, Planned, make_plan, with_machine, with_slots
 from neox_hpc.probe import Facts, probe
 from neox_hpc.render import JobFiles, Launch, render
 from neox_hpc.request import Request, read_after, read_array, read_early_signal, run_name
@@ -31,6 +31,10 @@ from neox_hpc.site import WAYS, Site, read_walltime
 from neox_hpc.site_files import list_sites, load_site, site_name
 from neox_hpc.software import bound_paths, image_of
 from neox_hpc.user_config import UserSite, read_user_site
+from neox_hpc.vocabulary import RunConfig
+
+if TYPE_CHECKING:
+    from neox_hpc.auto import Proposals
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -60,6 +64,7 @@ class Asked:
     output_dir: str
     run_id: str | None
     container: str | None = None
+    auto: bool = False
     node_rank: int | None = None
     """Nodes that are started one by one have a run directory each."""
 
@@ -84,6 +89,11 @@ class Prepared:
     planned: Planned
     files: JobFiles | None
     """Absent when no plan can be made."""
+    site: Site
+    """With what is known of this machine, where it is this one."""
+    config: RunConfig
+    proposals: Proposals | None = None
+    """With --auto; the plan is that of the first."""
 
     @property
     def plan(self) -> Plan:
@@ -164,11 +174,32 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
     hosts = hostfile_paths(loaded, site, request)
     extras = [extra.package for extra in extras_of(loaded.config)] if image is None else []
     facts = probe(loaded.config, site, cwd=cwd, environ=os.environ, image=file, bound=bound, hostfiles=hosts, packages=extras)
-    planned = make_plan(loaded, site, request, here.facts(facts) if here is not None else facts)
+    facts = here.facts(facts) if here is not None else facts
+    proposals = _propose(loaded, site, request, facts) if asked.auto else None
+    if proposals is not None:
+        from neox_hpc.auto import with_proposal
+
+        loaded = with_proposal(loaded, proposals.best[0])
+    planned = make_plan(loaded, site, request, facts)
     files: JobFiles | None = None
     if planned.plan is not None:
         files = render(planned.plan) if here is None else {**render(planned.plan, here.launch(planned.plan)), **here.files}
-    return Prepared(path=Path(request.run_dir), request=request, planned=planned, files=files)
+    return Prepared(
+        path=Path(request.run_dir),
+        request=request,
+        planned=planned,
+        files=files,
+        site=with_machine(with_slots(site, facts), facts)[0],
+        config=loaded.config,
+        proposals=proposals,
+    )
+
+
+def _propose(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Proposals:
+    """The cuts that --auto finds for the nodes that are asked for."""
+    from neox_hpc.auto import choose_cuts
+
+    return choose_cuts(loaded, with_machine(with_slots(site, facts), facts)[0], request, facts)
 
 
 def _on_hosts(loaded: Loaded, site: Site, request: Request) -> Here | None:
@@ -299,6 +330,11 @@ _OPTIONS = (
         "--nodes",
         type=int,
         help="Nodes; default: from the configuration, else the fewest that hold the model.",
+    ),
+    click.option(
+        "--auto",
+        is_flag=True,
+        help="Look for the cut with the shortest step: tensor, pipe, ZeRO's stage, micro-batch, recomputation.",
     ),
     click.option("-t", "--time", "walltime", metavar="TIME", help="Walltime: 90m, 2h, 1d12h or HH:MM:SS."),
     click.option("-A", "--account", help="Account that pays; default: of ~/.config/neox-hpc/config.yml."),
