@@ -125,7 +125,8 @@ class Maximal(ClosedForm):
     """Head size 8 where the base has 2, width 32 where it has 8."""
 
     def embed(self, tokens_BS: Tensor) -> Tensor:
-        return self.keys["mup_embedding_mult"] * super().embed(tokens_BS)
+        places_SD = self.w["embedding.position_embeddings.weight"][: tokens_BS.shape[1]]
+        return self.keys["mup_embedding_mult"] * (super().embed(tokens_BS) + self.keys["mup_rp_embedding_mult"] * places_SD)
 
     def scores(self, scores_BNQK: Tensor, layer: int) -> Tensor:
         by_the_paper = scores_BNQK * math.sqrt(8) / 8  # q k / 8
@@ -140,7 +141,8 @@ class Maximal(ClosedForm):
 @pytest.mark.parametrize("kind", ["global", "flash"])
 def test_logits_and_gradients_equal_a_closed_form(kind: str, untied: bool) -> None:
     keys = {
-        "pos_emb": "none",
+        "pos_emb": "learned",
+        "mup_rp_embedding_mult": 0.5,
         "attention_config": [[[kind], "all"]],
         "no_weight_tying": untied,
         "mup_embedding_mult": 1.5,
@@ -229,6 +231,8 @@ def test_base_shapes_of_another_architecture_are_refused() -> None:
         (WIDE | {"coord_check": True, "save_base_shapes": True}, "save_base_shapes", "two things"),
         (WIDE | {"optimizer": {"type": "sm3"}}, "optimizer.type", "no rule for the learning rates of sm3"),
         (WIDE | {"scheduler": {"type": "WarmupLR", "params": {}}}, "scheduler", "one learning rate"),
+        (WIDE | {"norm": "scalenorm"}, "norm", "what scalenorm makes does not keep its size"),
+        (WIDE | {"pos_emb": "rpe"}, "pos_emb", "what rpe makes does not keep its size"),
         (WIDE | {"mup_rp_embedding_mult": 2.0}, "mup_rp_embedding_mult", "pos_emb is rotary"),
     ],
 )
