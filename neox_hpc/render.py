@@ -1,4 +1,4 @@
-"""A plan to the text of its files: the only user of Jinja2.  Same plan, same bytes.
+"""A plan to the text of its files: with pieces.py the only user of Jinja2.  Same plan, same bytes.
 
 Templates may loop, include and quote; every decision is in the plan.
 """
@@ -46,9 +46,14 @@ def render(plan: Plan, launch: Launch | None = None) -> JobFiles:
 
 def render_script(plan: Plan, launch: Launch | None = None) -> str:
     """The batch script."""
+    return fill(templates(), plan, launch)
+
+
+def fill(environment: Environment, plan: Plan, launch: Launch | None = None) -> str:
+    """The script's template with a plan's values."""
     scheduler = SCHEDULERS[plan.site.scheduler]
     launcher = plan.site.launcher
-    template = _environment().get_template(scheduler.template)
+    template = environment.get_template(scheduler.template)
     return template.render(
         plan=plan,
         site=plan.site,
@@ -63,7 +68,7 @@ def render_script(plan: Plan, launch: Launch | None = None) -> str:
 
 def render_venv(venv: Venv) -> str:
     """The script that builds an environment."""
-    template = _environment().get_template("env.sh.j2")
+    template = templates().get_template("env.sh.j2")
     return template.render(venv=venv, site=venv.site)
 
 
@@ -117,7 +122,8 @@ def wrap(words: Iterable[Any], indent: int = 2, width: int = 110) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def templates() -> Environment:
+    """Our templates, their rules and filters."""
     environment = Environment(
         loader=FileSystemLoader(str(Path(__file__).parent / "templates")),
         undefined=StrictUndefined,

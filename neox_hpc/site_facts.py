@@ -11,7 +11,7 @@ from typing import Any
 from neox_hpc.errors import Problem
 from neox_hpc.site import Site
 
-_WORDS = {"name", "file", "given", "title", "url", "status", "here", "sources", "find"}
+ABOUT_PROFILES = {"name", "file", "given", "title", "url", "status", "here", "sources", "find"}
 """What is said about a profile and not about its machine."""
 _NEEDED = ("node.gpus", "node.cores", "software.python")
 """Facts without which a job is not whole."""
@@ -19,7 +19,7 @@ _NEEDED = ("node.gpus", "node.cores", "software.python")
 
 def iter_facts(site: Site) -> Iterator[tuple[str, Any]]:
     """Every fact that is given, or null where it is needed, by its dotted name."""
-    given = _flat(site.model_dump(exclude=_WORDS, exclude_defaults=True))
+    given = _flat(site.model_dump(exclude=ABOUT_PROFILES, exclude_defaults=True))
     yield from given.items()
     chosen = {"software.python"} if site.way is not None else set()
     yield from ((fact, None) for fact in _NEEDED if fact not in given and fact not in chosen)

@@ -50,6 +50,18 @@ def load_site(
     Raises:
         UserError: holding every problem found.
     """
+    return load_placed_site(name_or_path, sets, cwd=cwd, home=home, own=own)[0]
+
+
+def load_placed_site(
+    name_or_path: str | Path,
+    sets: Sequence[str] = (),
+    *,
+    cwd: Path | None = None,
+    home: Path | None = None,
+    own: Marked = NOTHING,
+) -> tuple[Site, Mapping[str, str]]:
+    """The same, with the place of each of its facts: dotted fact -> ``file:line``, or ``--site-set fact=value``."""
     path = _find(str(name_or_path), cwd or Path.cwd(), home)
     base = _read(path, home, ())
     changes = assign(sets, "--site-set")
@@ -63,7 +75,7 @@ def load_site(
         "given": str(name_or_path),
     }
     try:
-        return Site.model_validate(values)
+        return Site.model_validate(values), places
     except ValidationError as error:
         raise UserError(_problem(details, places, str(path)) for details in error.errors()) from None
 

@@ -32,6 +32,7 @@ def test_the_run_directory_is_the_record(desk: Desk) -> None:
     assert {path.name for path in run.iterdir()} == {
         "run.json",
         "plan.json",
+        "inputs.json",
         "job.sh",
         "code",
         "logs",

@@ -49,6 +49,11 @@ def config(name: str) -> Loaded:
 @cache
 def whole(name: str, how: str) -> Site:
     """A shipped site with its open facts given."""
+    return site(name, *open_facts(name, how))
+
+
+def open_facts(name: str, how: str) -> list[str]:
+    """What a user gives of a shipped site, as --site-set takes it."""
     found = site(name)
     values = {fact: getattr(found.node, fact.partition(".")[2]) for fact in GIVEN}
     sets = [f"{fact}={GIVEN[fact]}" for fact, value in values.items() if value is None and not found.here]
@@ -56,7 +61,7 @@ def whole(name: str, how: str) -> Site:
         sets += ["container.runtime=apptainer"] if found.container.runtime is None else []
     elif not has_software(found) and not found.here:
         sets += ["software.python=/opt/env/bin/python"]
-    return site(name, *sets)
+    return sets
 
 
 def job(where: str, what: Loaded, how: str, **asked: Any) -> Planned:

@@ -27,6 +27,10 @@ class Layout:
         """Replicas of the model."""
         return self.world_size // (self.tensor * self.pipe)
 
+    def coordinates(self, rank: int) -> tuple[int, int, int]:
+        """A rank's places on the tensor, data and pipe axis: rank = tensor + T (data + D pipe)."""
+        return rank % self.tensor, rank // self.tensor % self.data, rank // (self.tensor * self.data)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSizes:

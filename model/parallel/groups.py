@@ -34,17 +34,17 @@ class Groups:
     @property
     def tensor_rank(self) -> int:
         """Place on the tensor axis, the fastest-moving one."""
-        return self.rank % self.layout.tensor
+        return self.layout.coordinates(self.rank)[0]
 
     @property
     def data_rank(self) -> int:
         """Place on the data axis."""
-        return self.rank // self.layout.tensor % self.layout.data
+        return self.layout.coordinates(self.rank)[1]
 
     @property
     def pipe_rank(self) -> int:
         """Place on the pipe axis, the slowest-moving one."""
-        return self.rank // (self.layout.tensor * self.layout.data)
+        return self.layout.coordinates(self.rank)[2]
 
     @property
     def first_stage(self) -> bool:

@@ -6,7 +6,7 @@ Changes when what the command line asks for does.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from neox_hpc.cli.surroundings import git_commit, user_name
 from neox_hpc.decisions import hostfile_paths
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.extras import extras_of
+from neox_hpc.inputs import Inputs
 from neox_hpc.marked_yaml import NOTHING
 from neox_hpc.plan import Plan, Planned, make_plan, with_machine, with_slots
 from neox_hpc.probe import Facts, probe
@@ -28,7 +29,7 @@ from neox_hpc.rundir import choose_path
 from neox_hpc.schedulers import SCHEDULERS, After, Chain, EarlySignal
 from neox_hpc.settings import Loaded, load_config
 from neox_hpc.site import WAYS, Site, read_walltime
-from neox_hpc.site_files import list_sites, load_site, site_name
+from neox_hpc.site_files import list_sites, load_placed_site, site_name
 from neox_hpc.software import bound_paths, image_of
 from neox_hpc.user_config import UserSite, read_user_site
 from neox_hpc.vocabulary import RunConfig
@@ -86,6 +87,7 @@ class Prepared:
     path: Path
     """The run directory; it does not exist yet."""
     request: Request
+    inputs: Inputs
     planned: Planned
     files: JobFiles | None
     """Absent when no plan can be made."""
@@ -104,6 +106,11 @@ class Prepared:
 
 def job_options(command: Command) -> Command:
     """The arguments and options that ``submit`` and ``render`` share."""
+    return _ARGUMENT(_SITE(other_options(command)))
+
+
+def other_options(command: Command) -> Command:
+    """Those options but for the site: of verbs with other arguments."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -135,7 +142,7 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
     Raises:
         UserError: the files or the site cannot be read; problems of the plan are in the result.
     """
-    loaded, site, user, times = _load(asked, cwd)
+    loaded, (site, places), user, times = _load(asked, cwd)
     name = run_name(asked.name, loaded.files)
     path, joins = _paths(cwd / Path(asked.output_dir).expanduser(), _as_directory(name), asked)
     request = Request(
@@ -182,11 +189,15 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
         loaded = with_proposal(loaded, proposals.best[0])
     planned = make_plan(loaded, site, request, facts)
     files: JobFiles | None = None
+    launch: Launch | None = None
     if planned.plan is not None:
-        files = render(planned.plan) if here is None else {**render(planned.plan, here.launch(planned.plan)), **here.files}
+        launch = here.launch(planned.plan) if here is not None else None
+        files = {**render(planned.plan, launch), **(here.files if here is not None else {})}
+    inputs = Inputs(loaded=loaded, site=site, places=places, request=request, facts=facts, launch=launch)
     return Prepared(
         path=Path(request.run_dir),
         request=request,
+        inputs=inputs,
         planned=planned,
         files=files,
         site=with_machine(with_slots(site, facts), facts)[0],
@@ -231,13 +242,13 @@ def print_problems(problems: Iterable[Problem]) -> None:
             click.echo(f"  {problem.where}: {problem.wrong}" + (f" ({problem.fix})" if problem.fix else ""), err=True)
 
 
-def _load(asked: Asked, cwd: Path) -> tuple[Loaded, Site, UserSite, Times]:
+def _load(asked: Asked, cwd: Path) -> tuple[Loaded, tuple[Site, Mapping[str, str]], UserSite, Times]:
     """The configuration, the site, what the user says of it, and the texts of the command line; the problems of all at once."""
     problems: list[Problem] = []
     loaded = _collect(problems, lambda: load_config(asked.configs, conf_dir=asked.conf_dir, sets=asked.sets, cwd=cwd))
     user = _collect(problems, lambda: read_user_site(site_name(asked.site or ""), Path.home()))
     own = user.facts if user is not None else NOTHING
-    site = _collect(problems, lambda: load_site(_site_of(asked), asked.site_sets, cwd=cwd, own=own))
+    site = _collect(problems, lambda: load_placed_site(_site_of(asked), asked.site_sets, cwd=cwd, own=own))
     times = _read_times(asked, problems)
     if problems or loaded is None or site is None or user is None:
         raise UserError(problems)
@@ -311,9 +322,9 @@ def _read(option: str, text: str | None, read: Callable[[str], Value]) -> Value 
         raise UserError(Problem(option, wrong, fix)) from None
 
 
+_ARGUMENT = click.argument("configs", nargs=-1, required=True, metavar="CONFIG.yml...")
+_SITE = click.option("-s", "--site", help="The machine: a name (neox-hpc sites list) or a site file.")
 _OPTIONS = (
-    click.argument("configs", nargs=-1, required=True, metavar="CONFIG.yml..."),
-    click.option("-s", "--site", help="The machine: a name (neox-hpc sites list) or a site file."),
     click.option("-d", "--conf-dir", help="Directory that relative CONFIG paths count from."),
     click.option(
         "--set",

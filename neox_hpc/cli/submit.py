@@ -82,16 +82,19 @@ def render(**options: Any) -> int:
 
 def _show(prepared: Prepared, as_json: bool) -> int:
     """The dry run: the script on stdout, everything else on stderr."""
+    from neox_hpc.cli.placement import placement_document, print_placement
+
     planned, files = prepared.planned, prepared.files
     if as_json:
         problems = [{"where": p.where, "wrong": p.wrong, "fix": p.fix, "kind": p.kind} for p in planned.problems]
-        print_json(
-            {"run_dir": str(prepared.path), "files": files and dict(files), "notes": list(planned.notes), "problems": problems}
-        )
+        shown = {"run_dir": str(prepared.path), "files": files and dict(files), "notes": list(planned.notes), "problems": problems}
+        print_json(shown | ({"placement": placement_document(prepared)} if files is not None else {}))
         return 0 if files is not None else 2
     on_terminal = sys.stdout.isatty()
     if files is not None and on_terminal:
         click.echo(files["job.sh"], nl=False)  # first, so that what is wrong is not scrolled away
+    if files is not None:
+        print_placement(prepared)
     print_notes(planned.notes)
     print_problems(planned.problems)
     if files is None:
@@ -125,11 +128,12 @@ def _refuse(prepared: Prepared, problems: Any) -> None:
 
 
 def _write(prepared: Prepared) -> RunDir:
+    from neox_hpc.inputs import FILE, write_inputs
     from neox_hpc.rundir import write_run_dir
     from neox_hpc.snapshot import take_snapshot
 
     assert prepared.files is not None
-    return write_run_dir(prepared.path, prepared.files, take_snapshot())
+    return write_run_dir(prepared.path, {**prepared.files, FILE: write_inputs(prepared.inputs)}, take_snapshot())
 
 
 def _submit(prepared: Prepared) -> tuple[RunDir, Receipt]:

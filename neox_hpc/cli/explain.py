@@ -1,0 +1,242 @@
+"""``neox-hpc explain``: which file and key made each line of a job's script.
+
+Changes when what is shown of a line does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neox_hpc.cli.prepare import asked_of, other_options, prepare, print_notes, print_problems
+from neox_hpc.cli.show import print_json
+from neox_hpc.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from neox_hpc.explain import Given, Part
+    from neox_hpc.inputs import Inputs
+    from neox_hpc.plan import Planned
+    from neox_hpc.rundir import RunDir
+
+SHOWN = 52
+"""Characters of a line of the script in the whole table."""
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="RUN|CONFIG.yml... [LINE]")
+@click.option("-s", "--site", help="The machine of a CONFIG that is not submitted yet; without it a RUN is explained.")
+@other_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+def explain(words: tuple[str, ...], site: str | None, as_json: bool, **options: Any) -> int:
+    """Which value made each line of a script, and the file and line where it stands.
+
+    Each value that the plan is made from is changed in turn, and the lines that become others are its own: nothing is looked up in
+    a table.  LINE is a number, a range (10-20), or a text that lines hold (/NCCL).
+
+    \b
+    Examples:
+      neox-hpc explain my_run                     every line of a run, in short
+      neox-hpc explain my_run 12                  one line, with all that made it and the source of each fact
+      neox-hpc explain my_run /NCCL
+      neox-hpc explain -s ./mysite.yml -N 512 configs/20B.yml
+    """
+    names, wanted = _parted(words)
+    if site is None:
+        inputs, script = open_inputs(_find(names))
+        planned = inputs.planned()
+    else:
+        prepared = prepare(asked_of({"configs": names, "site": site, **options}), cwd=Path.cwd())
+        inputs, planned, script = prepared.inputs, prepared.planned, None
+    if planned.plan is None:
+        print_notes(planned.notes)
+        print_problems(planned.problems)
+        return 2
+    rows = [row for row in _rows(inputs, planned) if wanted is None or row.is_wanted(wanted)]
+    if not rows:
+        raise UserError(Problem(f"LINE {wanted}", "the script has no such line", "leave it out to see all"))
+    if script is not None and script != "".join(row.text for row in _rows(inputs, planned)):
+        click.echo("note: this version of neox-hpc writes another script than the run has; this one is explained", err=True)
+    if as_json:
+        print_json([row.document for row in rows])
+    elif wanted is None:
+        _print_table(rows)
+    else:
+        _print_rows(rows)
+    return 0
+
+
+def open_inputs(run: RunDir) -> tuple[Inputs, str]:
+    """What a run was planned from, and its script.
+
+    Raises:
+        UserError: it does not say it, or is damaged.
+    """
+    from neox_hpc.inputs import FILE, read_inputs
+
+    path, fix = run.path / FILE, "ask for its configuration instead: --site NAME CONFIG.yml"
+    try:
+        text, frozen = path.read_text(encoding="utf-8"), (run.path / "run.json").read_text(encoding="utf-8")
+        return read_inputs(text, frozen), run.script.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(Problem(str(path), f"what the run was planned from cannot be read: {error.strerror}", fix)) from None
+    except ValueError as error:
+        raise UserError(Problem(str(path), f"cannot be read: {error}", fix)) from None
+
+
+def _parted(words: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+    """RUN or CONFIGs, and LINE: a last word that is no file."""
+    *names, last = words
+    is_line = re.fullmatch(r"\d+(-\d+)?|/(?!.*/).+", last) is not None and not Path(last).exists()
+    return (tuple(names), last) if names and is_line else (tuple(words), None)
+
+
+def _find(names: Sequence[str]) -> RunDir:
+    import os
+
+    from neox_hpc.registry import find_run, registry_file
+
+    if len(names) > 1 or names[0].endswith((".yml", ".yaml")):
+        raise UserError(
+            Problem("--site", f"is not given, so {' '.join(names)} would be a run", "write --site NAME, or name one run")
+        )
+    return find_run(names[0], file=registry_file(os.environ), cwd=Path.cwd())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the script, with those that continue it."""
+
+    first: int
+    last: int
+    text: str
+    parts: tuple[Part, ...]
+
+    @property
+    def number(self) -> str:
+        return f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
+
+    @property
+    def given(self) -> tuple[Given, ...]:
+        """What made it; the scheduler's and launcher's names only where nothing says more."""
+        found = tuple(dict.fromkeys(given for part in self.parts for given in part.given))
+        return tuple(given for given in found if given.key not in ("scheduler", "launcher")) or found
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The lines of the templates that wrote it."""
+        return tuple(dict.fromkeys(part.piece.place for part in self.parts))
+
+    @property
+    def document(self) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        parts = [
+            {"text": part.piece.text, "template": part.piece.place, "given": [asdict(given) for given in part.given]}
+            for part in self.parts
+        ]
+        return {"first_line": self.first, "last_line": self.last, "text": self.text.rstrip("\n"), "parts": parts}
+
+    def is_wanted(self, wanted: str) -> bool:
+        if wanted.startswith("/"):
+            return wanted[1:] in self.text
+        first, _, last = wanted.partition("-")
+        return self.first <= int(last or first) and int(first) <= self.last
+
+
+def _rows(inputs: Inputs, planned: Planned) -> list[Row]:
+    from neox_hpc.explain import explain as trace
+
+    rows: list[Row] = []
+    first, text, parts = 1, "", []
+    for part in trace(inputs, planned):
+        for piece in re.findall(r"[^\n]*\n|[^\n]+", part.piece.text):
+            text += piece
+            if piece.strip(" \\\n"):
+                parts.append(part)
+            if piece.endswith("\n") and not text.endswith("\\\n"):
+                last = first + text.count("\n") - 1
+                rows.append(Row(first=first, last=last, text=text, parts=tuple(dict.fromkeys(parts))))
+                first, text, parts = last + 1, "", []
+    return rows
+
+
+def _print_table(rows: Sequence[Row]) -> None:
+    """A row a line; lines that no value has changed are one row where they are neighbours."""
+    shown = list(_short(rows))
+    widths = [max(len(cells[column]) for cells in shown) for column in range(3)]
+    for number, text, key, place in shown:
+        line = f"{number:>{widths[0]}}  {text:{widths[1]}}  {key:{widths[2]}}  {place}".rstrip()
+        click.echo(line if key else click.style(line, dim=True))
+
+
+def _short(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, str]]:
+    yield "LINE", "SCRIPT", "MADE BY", "WHERE"
+    for plain, group in groupby(rows, key=lambda row: not row.given):
+        if not plain:
+            for row in group:
+                keys = ", ".join(f"{given.key}" for given in row.given[:3]) + (" …" if len(row.given) > 3 else "")
+                yield row.number, _cut(row.text), keys, shown_place(row.given[0].place)
+            continue
+        found = [row for row in group if row.text.strip()]
+        if found:
+            number = f"{found[0].first}-{found[-1].last}" if found[0] is not found[-1] else found[0].number
+            yield number, _cut(found[0].text) + (" …" if found[0] is not found[-1] else ""), "", _span(found)
+
+
+def _span(rows: Sequence[Row]) -> str:
+    """``job.sh.j2:12-30, stage.sh.j2:1-4``"""
+    places = [place.rpartition(":") for row in rows for place in row.templates]
+    lines: dict[str, list[int]] = {}
+    for template, _, line in places:
+        lines.setdefault(template, []).append(int(line))
+    spans = [f"{name}:{min(found)}" + (f"-{max(found)}" if len(set(found)) > 1 else "") for name, found in lines.items()]
+    return ", ".join(spans)
+
+
+def _cut(text: str) -> str:
+    flat = re.sub(r"\s*\\\n\s*", " ", text).strip("\n")
+    return flat if len(flat) <= SHOWN else f"{flat[: SHOWN - 1]}…"
+
+
+def _print_rows(rows: Sequence[Row]) -> None:
+    """Each line whole, and all that made its parts."""
+    from neox_hpc.explain import BY_THE_PLAN
+
+    for row in rows:
+        if not row.text.strip():
+            continue
+        click.echo(click.style(f"{row.number}  ", dim=True) + click.style(row.text.rstrip("\n"), bold=True))
+        groups = [(given, list(parts)) for given, parts in groupby(row.parts, key=lambda part: part.given) if given]
+        several = len(groups) > 1
+        found = [each for given, _ in groups for each in given if each.place != BY_THE_PLAN]
+        widths = [max((len(text) for text in column), default=0) for column in ([g.key for g in found], [_value(g) for g in found])]
+        for given, parts in groups:
+            if several:
+                click.echo(f"  {_cut(' '.join(part.piece.text.strip() for part in parts))}")
+            for each in given:
+                if each.place == BY_THE_PLAN:  # a reason, which is long
+                    click.echo(f"    {each.key:{widths[0]}}  {each.value}  ({each.place})")
+                    continue
+                line = f"    {each.key:{widths[0]}}  {_value(each):{widths[1]}}  {shown_place(each.place)}"
+                click.echo(line + (f"  ({each.source})" if each.source else ""))
+        click.echo(click.style(f"    template: {', '.join(row.templates)}", dim=True))
+
+
+def _value(given: Given) -> str:
+    return given.value if len(given.value) <= 60 else f"{given.value[:59]}…"
+
+
+def shown_place(place: str) -> str:
+    """A place as a reader knows it: shipped files by their folder, the user's own by ~."""
+    from neox_hpc.share import share
+
+    for folder, short in ((f"{share('sites').parent}/", ""), (f"{Path.home()}/", "~/")):
+        if place.startswith(folder):
+            return short + place.removeprefix(folder)
+    return place
