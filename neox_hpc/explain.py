@@ -226,31 +226,31 @@ def _decided(notes: Iterable[str], plan: Plan) -> Iterator[tuple[Given, Plan]]:
 def _values(inputs: Inputs) -> Iterator[tuple[Path, Any]]:
     """The values that were given, or seen on this machine."""
     skipped = ABOUT_PROFILES - {"name"}
-    yield from (leaf for leaf in _leaves(inputs.site, ("site",)) if leaf[0][1] not in skipped)
+    yield from (leaf for leaf in leaves(inputs.site, ("site",)) if leaf[0][1] not in skipped)
     for key, section in KEYS.items():
         if place_of(inputs.loaded.places, key):
-            yield from _leaves(getattr(getattr(inputs.loaded.config, section), key), ("loaded", "config", section, key))
-    yield from (leaf for leaf in _leaves(inputs.request, ("request",)) if leaf[0][1] not in {*SILENT, *ACCOUNTS})
+            yield from leaves(getattr(getattr(inputs.loaded.config, section), key), ("loaded", "config", section, key))
+    yield from (leaf for leaf in leaves(inputs.request, ("request",)) if leaf[0][1] not in {*SILENT, *ACCOUNTS})
     yield from ((("request", name, 1), value[1]) for name in ACCOUNTS if (value := getattr(inputs.request, name)) is not None)
-    yield from (leaf for leaf in _leaves(inputs.facts, ("facts",)) if leaf[0][1] != "exists")
+    yield from (leaf for leaf in leaves(inputs.facts, ("facts",)) if leaf[0][1] != "exists")
 
 
-def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """The single values in a value, without those that are their type's default."""
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
             if (inner := getattr(value, name)) != field.get_default(call_default_factory=True):
-                yield from _leaves(inner, (*path, name))
+                yield from leaves(inner, (*path, name))
     elif dataclasses.is_dataclass(value):
         for each in dataclasses.fields(value):
             if (inner := getattr(value, each.name)) != each.default:
-                yield from _leaves(inner, (*path, each.name))
+                yield from leaves(inner, (*path, each.name))
     elif isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _leaves(inner, (*path, name))
+            yield from leaves(inner, (*path, name))
     elif isinstance(value, tuple):
         for index, inner in enumerate(value):
-            yield from _leaves(inner, (*path, index))
+            yield from leaves(inner, (*path, index))
     elif isinstance(value, (str, int, float)):
         yield path, value
 
@@ -283,22 +283,22 @@ def _joined(made: Mapping[Path, frozenset[int]]) -> dict[Path, frozenset[int]]:
 def _given(inputs: Inputs, path: Path) -> Given:
     """A value as it is told: under the name by which it is written."""
     part, names = path[0], path[1:]
-    name, shown = str(names[0]), _shown(names, _get(inputs, path))
+    name, text = str(names[0]), shown(names, _get(inputs, path))
     if part == "site" and name == "name":
-        return Given(key="--site", value=inputs.site.given or shown, place=inputs.site.file)
+        return Given(key="--site", value=inputs.site.given or text, place=inputs.site.file)
     if part == "site":
         key = _written(inputs.places, names)
-        return Given(key=key, value=shown, place=place_of(inputs.places, key), source=source_of(inputs.site, key))
+        return Given(key=key, value=text, place=place_of(inputs.places, key), source=source_of(inputs.site, key))
     if part == "loaded":
         key = _written(inputs.loaded.places, names[2:])
-        return Given(key=key, value=shown, place=place_of(inputs.loaded.places, key))
+        return Given(key=key, value=text, place=place_of(inputs.loaded.places, key))
     if part == "facts":
-        return Given(key=".".join(map(str, names)), value=shown, place="seen on this machine")
+        return Given(key=".".join(map(str, names)), value=text, place="seen on this machine")
     if name in ACCOUNTS:
-        return Given(key="account", value=shown, place=getattr(inputs.request, name)[0])
+        return Given(key="account", value=text, place=getattr(inputs.request, name)[0])
     if name == "name" and not inputs.request.name_is_given:
-        return Given(key="the file's name", value=shown, place=inputs.loaded.files[0])
-    return Given(key=option_of(name), value=shown, place=COMMAND_LINE)
+        return Given(key="the file's name", value=text, place=inputs.loaded.files[0])
+    return Given(key=option_of(name), value=text, place=COMMAND_LINE)
 
 
 def option_of(name: str) -> str:
@@ -314,7 +314,8 @@ def _written(places: Mapping[str, str], names: Path) -> str:
     return ".".join(map(str, names))
 
 
-def _shown(names: Path, value: Any) -> str:
+def shown(names: Path, value: Any) -> str:
+    """A value as a reader knows it."""
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     if isinstance(value, int) and str(names[-1]).startswith(("walltime", "min_walltime")):

@@ -31,6 +31,7 @@ VERBS: dict[str, Verb] = {
     "launch": Verb("launch:launch", "Train here and now, inside an allocation or on a hostfile's hosts: deepy.py's command line."),
     "plan": Verb("plan:plan", "The sizes of a run: layout, memory per GPU by part, tokens, node-hours; what is wrong."),
     "explain": Verb("explain:explain", "Which file and key made each line of a run's script, or of one that is not written yet."),
+    "diff": Verb("diff:diff", "What differs between two runs, two machines for one configuration, two versions of a profile."),
     "render": Verb("submit:render", "Write a run's files into a directory, without submitting it."),
     "status": Verb("status:status", "How a run stands: state, step, loss, first error, where its log lies."),
     "logs": Verb("logs:logs", "Print a run's output (-f follows it until the job ends)."),

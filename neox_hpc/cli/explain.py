@@ -48,7 +48,10 @@ def explain(words: tuple[str, ...], site: str | None, as_json: bool, **options: 
     """
     names, wanted = _parted(words)
     if site is None:
-        inputs, script = open_inputs(_find(names))
+        if len(names) > 1:
+            wrong = f"is not given, so {' '.join(names)} would be one run"
+            raise UserError(Problem("--site", wrong, "write --site NAME, or name one run"))
+        inputs, script = open_inputs(find_named_run(names[0]))
         planned = inputs.planned()
     else:
         prepared = prepare(asked_of({"configs": names, "site": site, **options}), cwd=Path.cwd())
@@ -96,16 +99,15 @@ def _parted(words: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
     return (tuple(names), last) if names and is_line else (tuple(words), None)
 
 
-def _find(names: Sequence[str]) -> RunDir:
+def find_named_run(name: str) -> RunDir:
+    """The run of a path, name or job id."""
     import os
 
     from neox_hpc.registry import find_run, registry_file
 
-    if len(names) > 1 or names[0].endswith((".yml", ".yaml")):
-        raise UserError(
-            Problem("--site", f"is not given, so {' '.join(names)} would be a run", "write --site NAME, or name one run")
-        )
-    return find_run(names[0], file=registry_file(os.environ), cwd=Path.cwd())
+    if name.endswith((".yml", ".yaml")):
+        raise UserError(Problem("--site", f"is not given, so {name} would be a run", "write --site NAME, or name a run"))
+    return find_run(name, file=registry_file(os.environ), cwd=Path.cwd())
 
 
 @dataclass(frozen=True, kw_only=True)
