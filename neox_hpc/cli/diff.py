@@ -40,9 +40,9 @@ def diff(words: tuple[str, ...], sites: tuple[str, ...], script: bool, as_json: 
     \b
     Examples:
       neox-hpc diff my_run my_run.2
-      neox-hpc diff -s frontier -s ./mysite.yml configs/20B.yml
-      neox-hpc diff -s frontier -s ./frontier.yml configs/20B.yml     two versions of a profile
-      neox-hpc diff my_run -s frontier configs/20B.yml                that run, and a submit of today
+      neox-hpc diff -s ./mysite.yml -s ./other.yml configs/20B.yml
+      neox-hpc diff -s ./mysite.yml -s ./old/mysite.yml configs/20B.yml     two versions of a profile
+      neox-hpc diff my_run -s ./mysite.yml configs/20B.yml     that run, and a submit of today
     """
     from neox_hpc.diff import compare
 
