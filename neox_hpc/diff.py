@@ -88,7 +88,6 @@ def make_side(name: str, inputs: Inputs) -> Side:
 def compare(left: Side, right: Side) -> Comparison:
     """What differs between two jobs."""
     ours, theirs = dict(_sizes(left)), dict(_sizes(right))
-    versions = left.inputs.site.name == right.inputs.site.name
     return Comparison(
         left=left,
         right=right,
@@ -96,7 +95,7 @@ def compare(left: Side, right: Side) -> Comparison:
         same=tuple(what for what, text in ours.items() if theirs.get(what) == text),
         sizes=_differences(_valued(ours), _valued(theirs)),
         keys=_differences(_keys(left), _keys(right)),
-        facts=_differences(_facts(left), _facts(right)) if versions else (),
+        facts=_differences(_facts(left), _facts(right)) if _called(left) == _called(right) else (),
         modules=_differences(_modules(left), _modules(right)),
         variables=_differences(_variables(left), _variables(right)),
         directives=_differences(_directives(left), _directives(right)) if _scheduler(left) == _scheduler(right) else (),
@@ -288,6 +287,10 @@ def _directives(side: Side) -> dict[str, Value]:
         return {}
     texts = (text.replace(own, "RUN") for text in asked(SCHEDULERS[plan.site.scheduler], plan))
     return {text.replace("=", " ").partition(" ")[0] if text.startswith("--") else text: Value(text=text) for text in texts}
+
+
+def _called(side: Side) -> str:
+    return side.inputs.site.name
 
 
 def _scheduler(side: Side) -> str:
