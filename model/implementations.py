@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import Any
 
 import torch
 
 from model.config import RunConfig
 from model.config.architecture import SPARSE, Architecture, AttentionKind
+from model.config.kinds import POSITIONS, PositionEncoding
 from model.kernels.activations import gelu_erf, gelu_tanh
 from model.kernels.attention import eager_attention, sdpa_attention
 from model.layers.masks import Pattern, Window
 from model.layers.norm import LayerNorm
 from model.layers.patterns import LAYOUTS, BlockPattern, Layout
-from model.layers.positions import Positions, Rotary
-from model.layers.positions_added import LearnedPositions, Sinusoids
-from model.layers.positions_bias import Alibi, RelativePositions
 from model.parallel.groups import Groups
 from model.parallel.loss import head_loss
 
@@ -42,10 +41,25 @@ class Row:
     """Why it cannot run on a device, and what to do; empty: it can."""
 
 
-def _rotary(config: RunConfig, groups: Groups) -> Positions:
-    a = config.architecture
-    scaling = config.own.neox_hpc.rope_scaling
-    return Positions(heads=Rotary(a.rotary_dims, a.rotary_emb_base, a.max_position_embeddings, scaling))
+def _code(place: str) -> Any:
+    """What stands at ``module:name``."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _positions(name: str, kind: PositionEncoding) -> Row:
+    """A position encoding, unless its fused kernel is asked for."""
+    return Row(
+        operation="positions",
+        name=name,
+        asked=lambda a, _: _told(a) == name and not (name == "rotary" and a.rope_fusion),
+        code=_code(kind.make),
+    )
+
+
+def _told(a: Architecture) -> str:
+    """How positions are told: not at all where no dimension of a head rotates."""
+    return "none" if a.pos_emb == "rotary" and a.rotary_dims == 0 else a.pos_emb
 
 
 def _window(config: RunConfig, groups: Groups) -> tuple[Pattern, ...]:
@@ -78,42 +92,7 @@ TABLE = (
     *PATTERNS,
     Row(operation="pattern", name="window", asked=lambda a, kind: a.sliding_window_width is not None, code=_window),
     Row(operation="pattern", name="causal", asked=lambda a, kind: True, code=_window),
-    Row(
-        operation="positions",
-        name="rotary",
-        asked=lambda a, kind: a.pos_emb == "rotary" and a.rotary_dims > 0 and not a.rope_fusion,
-        code=_rotary,
-    ),
-    Row(
-        operation="positions",
-        name="none",
-        asked=lambda a, kind: a.pos_emb == "none" or (a.pos_emb == "rotary" and a.rotary_dims == 0),
-        code=lambda config, groups: Positions(),
-    ),
-    Row(
-        operation="positions",
-        name="learned",
-        asked=lambda a, kind: a.pos_emb == "learned",
-        code=lambda config, groups: Positions(added=lambda: LearnedPositions(config, groups)),
-    ),
-    Row(
-        operation="positions",
-        name="sinusoidal",
-        asked=lambda a, kind: a.pos_emb == "sinusoidal",
-        code=lambda config, groups: Positions(added=lambda: Sinusoids(config, groups)),
-    ),
-    Row(
-        operation="positions",
-        name="alibi",
-        asked=lambda a, kind: a.pos_emb == "alibi",
-        code=lambda config, groups: Positions(bias=Alibi(config, groups)),
-    ),
-    Row(
-        operation="positions",
-        name="rpe",
-        asked=lambda a, kind: a.pos_emb == "rpe",
-        code=lambda config, groups: Positions(bias=RelativePositions(config, groups)),
-    ),
+    *(_positions(name, kind) for name, kind in POSITIONS.items()),
     Row(
         operation="norm",
         name="layer_norm",

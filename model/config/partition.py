@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 from model.config.architecture import Architecture
+from model.config.kinds import POSITIONS
 from model.config.run import RunConfig
 
 BLOCK_NAMES = {"rwkv": "RWKVResidualLayerPipe", "mamba": "ParallelMambaResidualLayerPipe", "gmlp": "GMLPBlock", "amlp": "GMLPBlock"}
@@ -57,14 +58,14 @@ def layer_parameters(config: RunConfig, padded_vocab: int, tensor: int = 1) -> t
     """Parameters of each layer on one of ``tensor`` ranks; a tied head counts its copy of the embedding's matrix."""
     shape = config.architecture
     matrix = padded_vocab * shape.hidden_size // tensor
-    positions = shape.max_position_embeddings * shape.hidden_size if shape.pos_emb == "learned" else 0
+    positions = POSITIONS[shape.pos_emb].in_embedding(shape)
     return (matrix + positions, *(_block(shape, tensor),) * shape.num_layers, _norm(shape), matrix)
 
 
 def shared_parameters(config: RunConfig, tensor: int = 1) -> int:
     """Parameters that all blocks share, of which every stage has a copy, on one of ``tensor`` ranks."""
     shape = config.architecture
-    return shape.rpe_num_buckets * shape.num_attention_heads // tensor if shape.pos_emb == "rpe" else 0
+    return POSITIONS[shape.pos_emb].shared(shape) // tensor
 
 
 def _block(shape: Architecture, tensor: int) -> int:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from model.config.architecture import SPARSE, Architecture, AttentionKind, Parallelism
 from model.config.former import translate
 from model.config.keys import KeyProblem, Section, Status, reason_of, status_of, trained_values
+from model.config.kinds import NORMS, POSITIONS
 from model.config.launch import Launch, RunTime
 from model.config.layout import BatchSizes, Layout, solve_batch
 from model.config.optimization import DeepSpeed, LearningRate, Optimization, Precision
@@ -247,9 +248,10 @@ def _maximal_update(config: RunConfig) -> Iterator[KeyProblem]:
     if config.optimization.scheduler is not None:
         wrong = "DeepSpeed's schedule gives all parameters one learning rate, and muP gives them several"
         yield KeyProblem(key="scheduler", wrong=wrong, fix="remove it, or use_mup")
-    for key, value in WIDTH_DEPENDENT.items():
-        if getattr(config.architecture, key) == value:
-            wrong = f"what {value} makes does not keep its size over widths, and muP has no rule for it"
+    shape = config.architecture
+    for key, kind in (("norm", NORMS[shape.norm]), ("pos_emb", POSITIONS[shape.pos_emb])):
+        if not kind.alike_at_widths:
+            wrong = f"what {getattr(shape, key)} makes does not keep its size over widths, and muP has no rule for it"
             yield KeyProblem(key=key, wrong=wrong, fix="choose another, or remove use_mup")
     if keys.mup_rp_embedding_mult != 1 and config.architecture.pos_emb not in ("learned", "sinusoidal"):
         wrong = f"multiplies learned and sinusoidal positions, and pos_emb is {config.architecture.pos_emb}"
@@ -283,9 +285,6 @@ def _optimizer(config: RunConfig) -> Iterator[KeyProblem]:
         yield KeyProblem(key="weight_decay", wrong=f"{name} has none", fix="write weight_decay: 0")
 
 
-WIDTH_DEPENDENT = {"norm": "scalenorm", "pos_emb": "rpe"}
-"""ScaleNorm's length is one, so that its entries fall with the width; GPT-NeoX's T5 biases are multiplied by the root of the head's
-size."""
 STORED_ELSEWHERE = (
     "partition_activations",
     "contiguous_checkpointing",

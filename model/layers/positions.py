@@ -16,8 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from model.config import RunConfig
 from model.config.own import RopeScaling
 from model.layers.masks import Bias
+from model.parallel.groups import Groups
 
 
 class Heads(Protocol):
@@ -130,6 +132,18 @@ class Positions:
     heads: Heads = field(default_factory=PlainHeads)
     bias: Bias | None = None
     """To scores of the attention; a module where it is learned."""
+
+
+def rotary(config: RunConfig, groups: Groups) -> Positions:
+    """``pos_emb: rotary``"""
+    a = config.architecture
+    scaling = config.own.neox_hpc.rope_scaling
+    return Positions(heads=Rotary(a.rotary_dims, a.rotary_emb_base, a.max_position_embeddings, scaling))
+
+
+def nowhere(config: RunConfig, groups: Groups) -> Positions:
+    """``pos_emb: none``"""
+    return Positions()
 
 
 class _SplitAndRotate(torch.autograd.Function):

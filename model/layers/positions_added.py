@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.config import RunConfig
 from model.layers.init import input_init
+from model.layers.positions import Positions
 from model.parallel.collectives import share
 from model.parallel.groups import Groups
 from model.parallel.parameters import make_parameter
@@ -57,6 +58,16 @@ class Sinusoids(nn.Module):
         if self._table_PD.device != x_BSD.device:
             self._table_PD = self._table_PD.to(x_BSD.device)
         return x_BSD + _rows(self._table_PD, x_BSD, start, self._groups).to(x_BSD.dtype)
+
+
+def learned(config: RunConfig, groups: Groups) -> Positions:
+    """``pos_emb: learned``"""
+    return Positions(added=lambda: LearnedPositions(config, groups))
+
+
+def sinusoidal(config: RunConfig, groups: Groups) -> Positions:
+    """``pos_emb: sinusoidal``"""
+    return Positions(added=lambda: Sinusoids(config, groups))
 
 
 def _rows(table_PD: Tensor, x_BSD: Tensor, start: int, groups: Groups, offset: int = 0) -> Tensor:

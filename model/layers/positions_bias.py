@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config import RunConfig
 from model.layers.init import input_init
+from model.layers.positions import Positions
 from model.parallel.groups import Groups
 from model.parallel.parameters import make_parameter
 
@@ -66,6 +67,16 @@ class RelativePositions(nn.Module):
         """bias_ND: by a call, for what hangs on calls of modules (ZeRO-3 gathers the table)."""
         bias_ND: Tensor = self(distances)
         return bias_ND
+
+
+def alibi(config: RunConfig, groups: Groups) -> Positions:
+    """``pos_emb: alibi``"""
+    return Positions(bias=Alibi(config, groups))
+
+
+def relative(config: RunConfig, groups: Groups) -> Positions:
+    """``pos_emb: rpe``"""
+    return Positions(bias=RelativePositions(config, groups))
 
 
 def buckets(distances: int, count: int, furthest: int) -> Tensor:
