@@ -55,7 +55,7 @@ def test_a_key_chooses_its_row(keys: dict[str, Any], operation: str, name: str) 
     [
         ({"layernorm_fusion": True}, "norm layernorm, layernorm_fusion true: no implementation yet; norm can be layer_norm"),
         ({"norm": "rmsnorm"}, "norm rmsnorm, layernorm_fusion false: no implementation yet"),
-        ({"rope_fusion": True}, "pos_emb rotary, rope_fusion true: no implementation yet; positions can be rotary, none"),
+        ({"rope_fusion": True}, "pos_emb rotary, rope_fusion true: no implementation yet; positions can be learned, rotary"),
         ({"activation": "swiglu"}, "activation swiglu"),
         ({"bias_dropout_fusion": True}, "bias_dropout_fusion true: no implementation yet"),
         ({"attention_config": ["global", "gmlp"]}, "attention_config gmlp.*attention can be sdpa, eager"),

@@ -98,7 +98,7 @@ def test_a_cache_changes_no_logits(name: str, parts: list[int]) -> None:
 @pytest.mark.parametrize("granularity", ["full", "selective"])
 def test_recomputing_changes_no_gradient(name: str, granularity: str) -> None:
     keys = OPTIONS[name].network
-    again = {"checkpoint_activations": True, "neox_hpc": {"recompute_granularity": granularity}}
+    again = {"checkpoint_activations": True, "neox_hpc": keys.get("neox_hpc", {}) | {"recompute_granularity": granularity}}
     found, expected = (_gradients(keys | more) for more in (again, {}))
     for parameter, gradient in expected.items():
         torch.testing.assert_close(found[parameter], gradient, atol=0, rtol=1e-6, msg=parameter)
