@@ -19,8 +19,9 @@ from neox_hpc.settings import Loaded
 from neox_hpc.site import NodeBin, Queue, Site, show_walltime
 from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig
 
-PUBLISHED_VOCABULARIES = {"HFTokenizer": 50277, "CharLevelTokenizer": 512}
-"""Tokens of a tokenizer whose file is not here: GPT-NeoX-20B's (arXiv:2204.06745, section 3.2); else GPT-2's."""
+PUBLISHED_VOCABULARIES = {"HFTokenizer": 50277, "SPMTokenizer": 32000, "CharLevelTokenizer": 512}
+"""Tokens of a tokenizer whose file is not here: GPT-NeoX-20B's (arXiv:2204.06745, section 3.2), LLaMA's (its tokenizer.model); else
+GPT-2's."""
 GPT2_VOCABULARY = 50257
 MOST_NODES = 16384
 """How far the fewest nodes are looked for where neither site nor queue has a limit."""

@@ -51,16 +51,16 @@ NEEDS = (
     _need("use_flashattn_swiglu", "activation: swiglu", lambda c: c.architecture.activation == "swiglu"),
     _need("bias_gelu_fusion", "activation: gelu", lambda c: c.architecture.activation == "gelu"),
     _need("gpt_j_tied", "gpt_j_residual: true", lambda c: c.architecture.gpt_j_residual),
+    _need("apply_query_key_layer_scaling", "a layer of global or sparse attention", _kinds("global", *SPARSE)),
     _need(
-        "apply_query_key_layer_scaling attention_softmax_in_fp32",
-        "a layer of global or sparse attention",
-        _kinds("global", *SPARSE),
+        "attention_softmax_in_fp32",
+        "a layer of global or sparse attention that scaled_upper_triang_masked_softmax_fusion does not fuse",
+        lambda c: (
+            _kinds("global", *SPARSE)(c)
+            and (c.architecture.apply_query_key_layer_scaling or not c.architecture.scaled_upper_triang_masked_softmax_fusion)
+        ),
     ),
-    _need(
-        "sparsity_config",
-        "a local or sparse layer in attention_config",
-        _kinds(*SPARSE),
-    ),
+    _need("sparsity_config", "a local or sparse layer in attention_config", _kinds(*SPARSE)),
     _need("gmlp_attn_dim", "an amlp layer in attention_config", _kinds("amlp")),
     _need("dim_att head_size ffn_dim", "an rwkv layer in attention_config", _kinds("rwkv")),
     _need(" ".join(key for key in KEYS if key.startswith("mamba_")), "a mamba layer in attention_config", _kinds("mamba")),

@@ -34,6 +34,7 @@ def found(**keys: Any) -> dict[str, str]:
         ({"activation": "swiglu", "bias_gelu_fusion": True}, "bias_gelu_fusion"),
         ({"attention_config": [[["flash"], 2]], "sparsity_config": {"block": 16}}, "sparsity_config"),
         ({"attention_config": [[["flash"], 2]], "apply_query_key_layer_scaling": True}, "apply_query_key_layer_scaling"),
+        ({"scaled_upper_triang_masked_softmax_fusion": True, "attention_softmax_in_fp32": True}, "attention_softmax_in_fp32"),
         ({"moe_top_k": 2}, "moe_top_k"),
         ({"train_impl": "dpo", "kto_beta": 0.2}, "kto_beta"),
     ],
@@ -52,6 +53,10 @@ def test_a_default_is_no_mistake_and_neither_is_a_key_that_counts() -> None:
     assert found(pos_emb="alibi", rotary_pct=1.0, gpt_j_tied=False) == {}
     assert found(pos_emb="rotary", rotary_pct=0.5, gpt_j_residual=True, gpt_j_tied=True) == {}
     assert found(attention_config=["local", "flash"], sparsity_config={"block": 16}) == {}
+
+
+def test_local_layers_have_the_options_of_unfused_attention() -> None:
+    assert found(attention_config=["local", "flash"], apply_query_key_layer_scaling=True, attention_softmax_in_fp32=True) == {}
 
 
 def test_every_need_is_of_keys_that_have_a_default() -> None:
