@@ -16,10 +16,10 @@ import torch
 from model.config import RunConfig
 from model.config.architecture import SPARSE, Architecture, AttentionKind
 from model.config.kinds import POSITIONS, PositionEncoding
-from model.kernels.activations import gelu_erf, gelu_tanh
+from model.kernels.activations import ACTIVATIONS, Activation, flash_attn_missing, flash_attn_swiglu, gelu_tanh
 from model.kernels.attention import eager_attention, sdpa_attention
 from model.layers.masks import Pattern, Window
-from model.layers.norm import LayerNorm
+from model.layers.norm import NORMS, Norm
 from model.layers.patterns import LAYOUTS, BlockPattern, Layout
 from model.parallel.groups import Groups
 from model.parallel.loss import head_loss
@@ -78,6 +78,19 @@ def _is(wanted: str) -> Asked:
 PATTERNS = tuple(Row(operation="pattern", name=kind, asked=_is(kind), code=_blocks(layout)) for kind, layout in LAYOUTS.items())
 
 
+def _norm(name: str, layer: Norm) -> Row:
+    """A norm, unless its fused kernel is asked for."""
+    return Row(operation="norm", name=name, asked=lambda a, kind: a.norm == name and not _fused(a), code=layer)
+
+
+def _fused(a: Architecture) -> bool:
+    return (a.norm == "layernorm" and a.layernorm_fusion) or (a.norm == "rmsnorm" and a.rmsnorm_fusion)
+
+
+def _activation(name: str, function: Activation) -> Row:
+    return Row(operation="activation", name=name, asked=lambda a, kind: a.activation == name, code=function)
+
+
 TABLE = (
     Row(
         operation="attention",
@@ -93,19 +106,21 @@ TABLE = (
     Row(operation="pattern", name="window", asked=lambda a, kind: a.sliding_window_width is not None, code=_window),
     Row(operation="pattern", name="causal", asked=lambda a, kind: True, code=_window),
     *(_positions(name, kind) for name, kind in POSITIONS.items()),
-    Row(
-        operation="norm",
-        name="layer_norm",
-        asked=lambda a, kind: a.norm == "layernorm" and not a.layernorm_fusion,
-        code=LayerNorm,
-    ),
+    *(_norm(name, layer) for name, layer in NORMS.items()),
     Row(
         operation="activation",
         name="gelu_tanh",
         asked=lambda a, kind: a.activation == "gelu" and a.bias_gelu_fusion,
         code=gelu_tanh,
     ),
-    Row(operation="activation", name="gelu_erf", asked=lambda a, kind: a.activation == "gelu", code=gelu_erf),
+    Row(
+        operation="activation",
+        name="swiglu_of_flash_attn",
+        asked=lambda a, kind: a.activation == "swiglu" and a.use_flashattn_swiglu,
+        code=flash_attn_swiglu,
+        missing=flash_attn_missing,
+    ),
+    *(_activation(name, function) for name, function in ACTIVATIONS.items()),
     Row(
         operation="residual",
         name="torch",
@@ -119,8 +134,8 @@ KEYS = {
     "attention": ("attention_config", "scaled_upper_triang_masked_softmax_fusion", "apply_query_key_layer_scaling"),
     "pattern": ("attention_config", "sliding_window_width"),
     "positions": ("pos_emb", "rope_fusion"),
-    "norm": ("norm", "layernorm_fusion"),
-    "activation": ("activation", "bias_gelu_fusion"),
+    "norm": ("norm", "layernorm_fusion", "rmsnorm_fusion"),
+    "activation": ("activation", "bias_gelu_fusion", "use_flashattn_swiglu"),
     "residual": ("bias_dropout_fusion",),
     "loss": (),
 }

@@ -123,4 +123,4 @@ def _fan_in(growth: Growth) -> float:
 
 
 def _fan_out(growth: Growth) -> float:
-    return growth[0] or 1.0
+    return growth[-2] or 1.0

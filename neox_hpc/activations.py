@@ -23,6 +23,11 @@ CHUNK = {"cpu": 3 << 23, "gpu": 1 << 26}
 CHUNK_ROWS = 64
 
 
+PRODUCT = {"relu": 1, "softsign": 3, "bilinear": 3}
+"""Activation -> tensors of the MLP's width that are kept around it: what goes in, what comes out, and what its own formula keeps
+(model/kernels/activations.py).  ReLU keeps its result alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Activations:
     """Bytes of one micro-batch in the layers of one stage."""
@@ -52,7 +57,7 @@ class _Sizes:
     keys: int
     """Keys, or values, of this rank's heads."""
     inner: int
-    """The width of the MLP here."""
+    """The width of the MLP here; a gated one has values and gates of it."""
     scores: int
     """B N S S of this rank's heads."""
     grouped: int
@@ -75,7 +80,7 @@ def stage_activations(
     if layers.start == 0 and shape.hidden_dropout:
         ends += sizes.residual  # the mask of the embedding's dropout
     if last:
-        ends += sizes.residual + 2 * sizes.rows  # the final norm's input
+        ends += sizes.residual + _norm(config, sizes.residual, sizes.rows, device)  # the final norm's input
     loss, after = _loss(config, layout, batch, padded_vocab, device) if last else (0, 0)
     masks = _masks(config, layout) if blocks else 0  # of all micro-batches and layers, at any time
     return Activations(kept=kept + ends, work=work + masks, loss=loss + masks, after_loss=after, passed=sizes.residual)
@@ -118,12 +123,27 @@ def _block(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     shape = config.architecture
     norms = 1 if shape.gpt_j_residual and shape.gpt_j_tied else 2
     inputs = 1 if shape.gpt_j_residual else 2  # of the norms: both sit on the block's input when side by side
-    total = (norms + inputs) * sizes.residual + 2 * norms * sizes.rows  # a norm's output is its linear layer's input
+    total = (norms + inputs) * sizes.residual  # a norm's output is its linear layer's input
+    total += norms * _norm(config, sizes.residual, sizes.rows, device)
     total += _attention(config, sizes, device)
-    total += sizes.inner * (1 if config.recomputes == "selective" else 2)  # before and after the activation
+    total += sizes.inner * _mlp(config)
     if shape.hidden_dropout:
         total += 2 * sizes.residual  # masks
     return total
+
+
+def _norm(config: RunConfig, size: int, rows: int, device: Device) -> int:
+    """Kept by a norm beside its input and output: two numbers a row; torch's RMSNorm on a CPU also its output before the gain."""
+    return 2 * rows + (size if config.architecture.norm == "rmsnorm" and device == "cpu" else 0)
+
+
+def _mlp(config: RunConfig) -> int:
+    """Tensors of the MLP's width that are kept: values and gates, or neither; and what the activation makes of them."""
+    shape = config.architecture
+    if config.recomputes == "selective":
+        return 2 if shape.gated else 1
+    fused = shape.use_flashattn_swiglu  # computes silu(gates) again
+    return 3 if fused else PRODUCT.get(shape.activation, 4 if shape.gated else 2)
 
 
 def _attention(config: RunConfig, sizes: _Sizes, device: Device) -> int:
@@ -131,6 +151,10 @@ def _attention(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     total = sizes.heads + 2 * sizes.keys + sizes.heads
     if config.architecture.kv_heads != config.architecture.num_attention_heads:
         total += sizes.grouped  # one matrix put together from two
+    if config.architecture.use_qk_layernorm:
+        total += sizes.heads + 2 * sizes.keys  # all that was made, of which the norms see a part
+        total += _norm(config, sizes.heads, sizes.rows * config.architecture.num_attention_heads // sizes.tensor, device)
+        total += _norm(config, sizes.keys, sizes.rows * max(config.architecture.kv_heads, sizes.tensor) // sizes.tensor, device)
     return total if config.recomputes == "selective" else total + _core(config, sizes, device)
 
 
@@ -171,7 +195,7 @@ def _work(config: RunConfig, sizes: _Sizes, device: Device) -> int:
     scores = 0 if is_fused(config) else 2 * sizes.scores
     if config.recomputes == "selective":
         scores += _core(config, sizes, device)
-    inner = sizes.inner * (2 if config.recomputes == "selective" else 1)
+    inner = sizes.inner * ((2 if config.recomputes == "selective" else 1) + (3 if config.architecture.gated else 0))
     return 2 * sizes.whole + max(inner, 3 * sizes.heads + scores)
 
 

@@ -6,6 +6,7 @@ Changes when something more can be found before a job is queued.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -394,7 +395,7 @@ def precision_key(loaded: Loaded) -> str:
 def _check_tensor(loaded: Loaded) -> Iterator[Problem]:
     """Sizes that tensor ranks share.  The vocabulary is not among them: it is padded."""
     shape, tensor = loaded.config.architecture, loaded.config.parallelism.model_parallel_size
-    cut = [("num_attention_heads", shape.num_attention_heads), ("intermediate_size", shape.ffn_size)]
+    cut = [("num_attention_heads", shape.num_attention_heads)]
     if loaded.config.parallelism.sequence_parallel:
         cut.append(("seq_length", shape.seq_length))
     if shape.output_layer_parallelism == "row":
@@ -403,6 +404,13 @@ def _check_tensor(loaded: Loaded) -> Iterator[Problem]:
         if size % tensor:
             fix = f"write a multiple of {tensor}, or another model_parallel_size"
             yield Problem(loaded.where(key), f"{key} {size} cannot be cut over model_parallel_size {tensor}", fix)
+    if shape.ffn_size % tensor:
+        key = "intermediate_size" if shape.expansion_factor is None else "expansion_factor"
+        wrong = f"the MLP is {shape.ffn_size} wide, which cannot be cut over model_parallel_size {tensor}"
+        wider = -(-shape.ffn_size // tensor) * tensor
+        better = f"mlp_multiple_of: {math.lcm(tensor, shape.mlp_multiple_of)}" if shape.gated else f"intermediate_size: {wider}"
+        instead = " in its place" if key == "expansion_factor" and not shape.gated else ""
+        yield Problem(loaded.where(key), wrong, f"write {better}{instead}, or another model_parallel_size")
     kv_heads = shape.num_kv_heads or tensor
     if kv_heads % tensor and tensor % kv_heads:
         wrong = f"num_kv_heads {kv_heads} can neither be cut over model_parallel_size {tensor} nor copied evenly to its ranks"

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from neox_hpc.activations import is_fused
 from neox_hpc.memory import bytes_sent, stages
 from neox_hpc.site import Dtype, Site
-from neox_hpc.vocabulary import GATED, BatchSizes, Layout, RunConfig, layer_parameters, step_flops
+from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig, layer_parameters, step_flops
 
 DTYPES: dict[str, Dtype] = {"fp32": "fp32", "fp16": "fp16", "bfloat16": "bf16"}
 """GPT-NeoX's word for a precision -> what a site calls it."""
@@ -278,7 +278,7 @@ class _Rank:
         """The matrices of attention and MLP."""
         shape, t = self.config.architecture, self.layout.tensor
         D, F = shape.hidden_size, shape.ffn_size
-        gates = 2 if shape.activation in GATED else 1
+        gates = 2 if shape.gated else 1
         outputs = D + 2 * shape.head_size * max(shape.kv_heads, t)
         return Cost(
             products=self._product(outputs // t, D)
@@ -303,7 +303,7 @@ class _Rank:
     def _inner(self) -> int:
         """Bytes that the MLP's activation reads and writes."""
         shape = self.config.architecture
-        return (3 if shape.activation in GATED else 2) * self.tokens * shape.ffn_size * self.width // self.layout.tensor
+        return (3 if shape.gated else 2) * self.tokens * shape.ffn_size * self.width // self.layout.tensor
 
     def _attention(self, passes: float, products: int) -> Cost:
         """Scores, and their products with the values.

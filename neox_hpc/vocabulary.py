@@ -27,7 +27,6 @@ check_own_model()
 
 from model.config import (  # noqa: E402 (only after the check)
     FORMER,
-    GATED,
     KEYS,
     SPARSE,
     BatchSizes,
@@ -61,7 +60,6 @@ def catalogue() -> ModuleType:
 
 __all__ = [
     "FORMER",
-    "GATED",
     "KEYS",
     "SPARSE",
     "BatchSizes",

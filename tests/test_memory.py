@@ -46,6 +46,7 @@ def at(when: str, found: Memory) -> Moment:
         {"intermediate_size": 100, "num_layers": 3},
         {"pos_emb": "learned"},
         {"pos_emb": "rpe"},
+        {"norm": "rmsnorm", "activation": "swiglu", "use_qk_layernorm": True},
     ],
 )
 def test_parameters_are_those_of_the_network(keys: dict[str, Any]) -> None:
@@ -195,6 +196,7 @@ CELLS: dict[str, tuple[int, dict[str, Any]]] = {
     "zero3": (2, {"zero_optimization": {"stage": 3} | BUCKETS}),
     "bf16": (2, {"precision": "bfloat16", "gradient_accumulation_steps": 2, "hidden_dropout": 0.1}),
     "sequence": (2, {"model_parallel_size": 2, "sequence_parallel": True, "num_kv_heads": 2}),
+    "gated": (2, {"model_parallel_size": 2, "activation": "swiglu", "intermediate_size": 1536, "norm": "rmsnorm"}),
     "pipe": (4, {"pipe_parallel_size": 4, "gradient_accumulation_steps": 6, "no_weight_tying": False}),
     "pipe_sequence_bf16": (
         4,

@@ -265,7 +265,19 @@ WRONG: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         slurm(),
         {"model_parallel_size": 4, "intermediate_size": 90},
         {},
-        "intermediate_size: intermediate_size 90 cannot be cut over model_parallel_size 4 / write a multiple of 4",
+        "intermediate_size: the MLP is 90 wide, which cannot be cut over model_parallel_size 4 / write intermediate_size: 92,",
+    ),
+    "expanded_ffn_that_cannot_be_cut": (
+        slurm(),
+        {"model_parallel_size": 4, "expansion_factor": 2.5, "hidden_size": 36},
+        {},
+        "expansion_factor: the MLP is 90 wide, which cannot be cut over model_parallel_size 4 / write intermediate_size: 92 in its",
+    ),
+    "gated_ffn_that_cannot_be_cut": (
+        slurm(),
+        {"model_parallel_size": 4, "activation": "swiglu", "intermediate_size": 270},
+        {},
+        "intermediate_size: the MLP is 90 wide, which cannot be cut over model_parallel_size 4 / write mlp_multiple_of: 4, or",
     ),
     "sequence_that_cannot_be_cut": (
         slurm(),

@@ -9,7 +9,7 @@ from model.config.former import FORMER, FormerNote, Translated, translate
 from model.config.idle import idle_keys
 from model.config.keys import KeyProblem
 from model.config.layout import BatchSizes, Layout
-from model.config.partition import GATED, layer_parameters, shared_parameters, stage_bounds
+from model.config.partition import layer_parameters, shared_parameters, stage_bounds
 from model.config.run import (
     KEYS,
     SECTIONS,
@@ -25,7 +25,6 @@ from model.config.runfile import Origin, RunFile, read_run, write_run
 
 __all__ = [
     "FORMER",
-    "GATED",
     "KEYS",
     "SECTIONS",
     "SPARSE",

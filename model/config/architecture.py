@@ -14,6 +14,8 @@ AttentionKind = Literal[
     "global", "local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer", "gmlp", "amlp", "flash", "rwkv", "mamba"
 ]
 Activation = Literal["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"]
+GATED: tuple[Activation, ...] = ("geglu", "reglu", "swiglu", "bilinear", "glu")
+"""Activations f(gates) x values, which are given twice the width."""
 InitMethod = Literal[
     "normal",
     "scaled_normal",
@@ -151,20 +153,24 @@ class Architecture(Section):
     seq_length: int = live(ge=1, doc="Tokens in a training sequence.")
     max_position_embeddings: int = live(ge=1, doc="Longest sequence the positions can name; at least seq_length.")
     intermediate_size: int | None = live(None, ge=1, doc="Width of the MLP; 4 x hidden_size when absent.")
-    expansion_factor: float | None = planned(None, gt=0, doc="Width of the MLP as a multiple of hidden_size.")
-    mlp_multiple_of: int = planned(1, ge=1, doc="The width of a gated MLP is rounded up to a multiple of this.")
+    expansion_factor: float | None = live(None, gt=0, doc="Width of the MLP as a multiple of hidden_size.")
+    mlp_multiple_of: int = live(
+        1, ge=1, doc="The width of a gated MLP, a third of the one that is asked for, is rounded up to a multiple of this."
+    )
     num_kv_heads: int | None = live(None, ge=1, doc="Key-value heads (GQA); as many as attention heads when absent.")
     sliding_window_width: int | None = live(
         None, ge=1, doc="Each token sees this many before it, and itself (sliding_window of Mistral and Hugging Face is one more)."
     )
-    norm: Literal["layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"] = planned(
-        "layernorm", doc="Normalization of every sub-layer's input."
+    norm: Literal["layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"] = live(
+        "layernorm",
+        trains=("layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm"),
+        doc="Normalization of every sub-layer's input; te_: Transformer Engine's.",
     )
     layernorm_epsilon: float = live(1e-5, gt=0, doc="Added to the variance in LayerNorm.")
-    rms_norm_epsilon: float = planned(1e-8, gt=0, doc="Added to the mean square in RMSNorm.")
-    scalenorm_epsilon: float = planned(1e-8, gt=0, doc="Added to the norm in ScaleNorm.")
-    use_bias_in_norms: bool = planned(True, doc="LayerNorm has a bias.")
-    use_qk_layernorm: bool = planned(False, doc="Normalize queries and keys.")
+    rms_norm_epsilon: float = live(1e-8, gt=0, doc="Added to the mean square in RMSNorm.")
+    scalenorm_epsilon: float = live(1e-8, gt=0, doc="Least length that ScaleNorm divides by.")
+    use_bias_in_norms: bool = live(True, doc="LayerNorm has a bias.")
+    use_qk_layernorm: bool = live(False, doc="Normalize queries and keys, each head by itself, before positions are told.")
     rmsnorm_fusion: bool = planned(False, doc="Fused RMSNorm kernel.")
     layernorm_fusion: bool = planned(False, doc="Fused LayerNorm kernel instead of torch's.")
     pos_emb: PositionName = live("learned", doc="Position encoding.")
@@ -182,8 +188,8 @@ class Architecture(Section):
     )
     sparsity_config: Sparsity | None = live(None, doc="Block sizes and patterns of sparse attention.")
     make_vocab_size_divisible_by: int = live(128, ge=1, doc="The vocabulary is padded to a multiple of this x model_parallel_size.")
-    activation: Activation = planned("gelu", doc="Activation of the MLP.")
-    use_flashattn_swiglu: bool = planned(False, doc="SwiGLU by flash-attn.")
+    activation: Activation = live("gelu", doc="Activation of the MLP.")
+    use_flashattn_swiglu: bool = live(False, doc="SwiGLU by flash-attn.")
     scaled_masked_softmax_fusion: bool = planned(False, doc="Fused softmax under a mask that is not causal.")
     fused_kernels_build_path: str | None = planned(None, doc="Where compiled kernels are kept.")
     apply_query_key_layer_scaling: bool = live(
@@ -230,6 +236,8 @@ class Architecture(Section):
             )
         if self.num_attention_heads % self.kv_heads:
             raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_attention_heads {self.num_attention_heads}")
+        if self.intermediate_size is not None and self.expansion_factor is not None:
+            raise ValueError("expansion_factor and intermediate_size both say how wide the MLP is: remove one of them")
         if self.output_layer_parallelism == "row" and not self.no_weight_tying:
             raise ValueError(
                 "output_layer_parallelism row cuts the head along its width, and a tied one is cut as the embedding is: "
@@ -278,9 +286,24 @@ class Architecture(Section):
         return self.num_kv_heads or self.num_attention_heads
 
     @property
+    def gated(self) -> bool:
+        """The MLP's first matrix makes values and gates."""
+        return self.activation in GATED
+
+    @property
     def ffn_size(self) -> int:
-        """Width of the MLP between its two matrices."""
-        return self.intermediate_size if self.intermediate_size is not None else 4 * self.hidden_size
+        """Width of the MLP between its two matrices; of values, and of gates, where it is gated.
+
+        GPT-NeoX shares out two thirds of the width that is asked for between values and gates, so that a gated MLP has as many
+        weights as a plain one (megatron/model/transformer.py, ParallelMLP): LLaMA's 11008 is asked for as 3 x 11008.
+        """
+        asked = 4 * self.hidden_size
+        if self.intermediate_size is not None:
+            asked = self.intermediate_size
+        elif self.expansion_factor is not None:
+            asked = int(self.expansion_factor * self.hidden_size)
+        multiple = self.mlp_multiple_of
+        return -(-(2 * asked // 3) // (2 * multiple)) * multiple if self.gated else asked
 
     @property
     def attention_kinds(self) -> tuple[AttentionKind, ...]:

@@ -9,7 +9,6 @@ repeats the scores: 2 S D.
 
 from __future__ import annotations
 
-from model.config.partition import GATED
 from model.config.run import RunConfig
 
 
@@ -22,7 +21,7 @@ def step_flops(config: RunConfig, sequences: int, padded_vocab: int, *, recomput
     tokens = sequences * shape.seq_length
     width, again = shape.hidden_size, config.recomputes if recomputed else "nothing"
     scores = 4 * shape.seq_length * width
-    matrices = 3 if shape.activation in GATED else 2
+    matrices = 3 if shape.gated else 2
     per_layer = 4 * width * (width + shape.kv_heads * shape.head_size) + 2 * matrices * width * shape.ffn_size + scores
     repeated = {"nothing": 0, "selective": scores // 2, "full": per_layer}[again]
     return tokens * (shape.num_layers * (3 * per_layer + repeated) + 3 * 2 * width * padded_vocab)

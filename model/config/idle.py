@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from model.config.architecture import SPARSE
 from model.config.keys import KeyProblem
-from model.config.partition import GATED
 from model.config.run import KEYS, SECTIONS, RunConfig
 
 UNJUDGED = frozenset({"gmlp", "amlp", "rwkv", "mamba"})
@@ -47,7 +46,7 @@ NEEDS = (
     _need("layernorm_fusion", "norm: layernorm", lambda c: c.architecture.norm == "layernorm"),
     _need("rms_norm_epsilon rmsnorm_fusion", "norm: rmsnorm", lambda c: "rmsnorm" in c.architecture.norm),
     _need("scalenorm_epsilon", "norm: scalenorm", lambda c: c.architecture.norm == "scalenorm"),
-    _need("mlp_multiple_of", "a gated activation", lambda c: c.architecture.activation in GATED),
+    _need("mlp_multiple_of", "a gated activation", lambda c: c.architecture.gated),
     _need("use_flashattn_swiglu", "activation: swiglu", lambda c: c.architecture.activation == "swiglu"),
     _need("bias_gelu_fusion", "activation: gelu", lambda c: c.architecture.activation == "gelu"),
     _need("gpt_j_tied", "gpt_j_residual: true", lambda c: c.architecture.gpt_j_residual),

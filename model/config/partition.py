@@ -20,8 +20,6 @@ from model.config.run import RunConfig
 
 BLOCK_NAMES = {"rwkv": "RWKVResidualLayerPipe", "mamba": "ParallelMambaResidualLayerPipe", "gmlp": "GMLPBlock", "amlp": "GMLPBlock"}
 """GPT-NeoX's class of a block by its kind of attention; ``ParallelTransformerLayerPipe`` for the others."""
-GATED = frozenset({"geglu", "reglu", "swiglu", "bilinear", "glu"})
-"""Activations whose first matrix is twice as wide."""
 
 
 def stage_bounds(config: RunConfig, pipe: int, *, parameters: Sequence[int] | None = None) -> tuple[range, ...]:
@@ -59,7 +57,7 @@ def layer_parameters(config: RunConfig, padded_vocab: int, tensor: int = 1) -> t
     shape = config.architecture
     matrix = padded_vocab * shape.hidden_size // tensor
     positions = POSITIONS[shape.pos_emb].in_embedding(shape)
-    return (matrix + positions, *(_block(shape, tensor),) * shape.num_layers, _norm(shape), matrix)
+    return (matrix + positions, *(_block(shape, tensor),) * shape.num_layers, _norm(shape, shape.hidden_size), matrix)
 
 
 def shared_parameters(config: RunConfig, tensor: int = 1) -> int:
@@ -72,17 +70,28 @@ def _block(shape: Architecture, tensor: int) -> int:
     hidden, inner = shape.hidden_size, shape.ffn_size
     key_values = 2 * shape.head_size * shape.kv_heads
     shared = key_values if shape.kv_heads % tensor else 0  # fewer heads than ranks: every rank holds them all
-    gates = 2 if shape.activation in GATED else 1
+    gates = 2 if shape.gated else 1
     cut_outputs = hidden + key_values - shared
     cut = hidden * cut_outputs + hidden * hidden + (gates + 1) * hidden * inner
     cut += cut_outputs * shape.use_bias_in_attn_linear + gates * inner * shape.use_bias_in_mlp
     whole = hidden * shared + (shared + hidden) * shape.use_bias_in_attn_linear + hidden * shape.use_bias_in_mlp
     norms = 1 if shape.gpt_j_residual and shape.gpt_j_tied else 2
-    return cut // tensor + whole + norms * _norm(shape)
+    of_heads = 2 * _norm(shape, shape.head_size) if shape.use_qk_layernorm else 0
+    return cut // tensor + whole + norms * _norm(shape, hidden) + of_heads
 
 
-def _norm(shape: Architecture) -> int:
-    return {"layernorm": 2, "te_layernorm": 2, "rmsnorm": 1, "te_rmsnorm": 1}.get(shape.norm, 0) * shape.hidden_size
+def _norm(shape: Architecture, width: int) -> int:
+    """Parameters of a norm of that width."""
+    gain_and_bias = 2 * width if shape.use_bias_in_norms else width
+    sizes = {
+        "layernorm": gain_and_bias,
+        "rmsnorm": width,
+        "non_parametric_layernorm": 0,
+        "scalenorm": 1,
+        "te_layernorm": 2 * width,
+        "te_rmsnorm": width,
+    }
+    return sizes[shape.norm]
 
 
 def _weights(config: RunConfig, parameters: Sequence[int] | None) -> Sequence[int]:

@@ -18,6 +18,7 @@ from model.layers.cache import LayerCache
 from model.layers.dropout import PROBABILITIES, Dropout
 from model.layers.init import input_init, output_init
 from model.layers.masks import Mask
+from model.layers.norm import Norm
 from model.layers.positions import Heads
 from model.layers.stage import Stage
 from model.parallel.collectives import share
@@ -42,6 +43,7 @@ class SelfAttention(nn.Module):
         positions: Heads,
         mask: Mask,
         number: int,
+        norm: Norm,
         query_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -55,6 +57,10 @@ class SelfAttention(nn.Module):
             self.query_key_value = ColumnParallelLinear(width, 3 * width, bias=bias, init=input_init(config), groups=groups)
         else:
             self.query_key_value = GroupedHeads(config, groups)
+        self.query_layernorm: nn.Module | None = None
+        self.key_layernorm: nn.Module | None = None
+        if shape.use_qk_layernorm:
+            self.query_layernorm, self.key_layernorm = norm(config, groups, of_heads=True), norm(config, groups, of_heads=True)
         self.dense = RowParallelLinear(width, width, bias=bias, init=output_init(config), groups=groups)
         self._attend, self._positions, self._mask = attend, positions, mask
         self._query_scale = query_scale
@@ -67,7 +73,7 @@ class SelfAttention(nn.Module):
     def forward(self, x_BSD: Tensor, stage: Stage, cache: LayerCache | None, *, partial: bool = False) -> Tensor:
         """x_BSD -> x_BSD; ``partial``: this rank's term of the sum over tensor ranks, without the bias."""
         start = 0 if cache is None else cache.length
-        made = self.query_key_value(x_BSD)
+        made = self._normed(self.query_key_value(x_BSD))
         if isinstance(made, Tensor):
             q_BNSH, k_BMKH, v_BMKH = self._positions.split(made.unflatten(-1, (self._heads, -1)), start)
         else:
@@ -82,6 +88,17 @@ class SelfAttention(nn.Module):
             y_BNSH = self._core(q_BNSH, k_BMKH, v_BMKH, stage)
         out: Tensor = self.dense(y_BNSH.transpose(1, 2).flatten(2), partial=partial)
         return out
+
+    def _normed(self, made: Tensor | tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        """With ``use_qk_layernorm`` queries and keys have gone through norms (Dehghani et al. 2023, arXiv:2302.05442, section 2):
+        q_BSNH, kv_BSM2H."""
+        if self.query_layernorm is None or self.key_layernorm is None:
+            return made
+        if isinstance(made, Tensor):
+            q_BSNH, k_BSMH, v_BSMH = made.unflatten(-1, (self._heads, 3, -1)).unbind(-2)
+        else:
+            q_BSNH, (k_BSMH, v_BSMH) = made[0], made[1].chunk(2, dim=-1)
+        return self.query_layernorm(q_BSNH), torch.cat((self.key_layernorm(k_BSMH), v_BSMH), dim=-1)
 
     def _core(self, q_BNSH: Tensor, k_BMKH: Tensor, v_BMKH: Tensor, stage: Stage) -> Tensor:
         if self._query_scale != 1:

@@ -18,13 +18,12 @@ from model.layers.cache import LayerCache
 from model.layers.dropout import ATTENTION_OUTPUT, MLP_OUTPUT, Dropout
 from model.layers.masks import Mask
 from model.layers.mlp import MLP
+from model.layers.norm import Norm
 from model.layers.positions import Heads
 from model.layers.stage import Stage
 from model.parallel.collectives import sum_out
 from model.parallel.groups import Groups
 from model.parallel.linear import add_bias
-
-Norm = Callable[[RunConfig, Groups], nn.Module]
 
 
 class Block(nn.Module):
@@ -50,7 +49,7 @@ class Block(nn.Module):
         if rate := shape.hidden_dropout:
             self._dropouts = tuple(Dropout(rate, seed, number, place, groups) for place in (ATTENTION_OUTPUT, MLP_OUTPUT))
         self.input_layernorm = norm(config, groups)
-        self.attention = SelfAttention(config, groups, attend, positions, mask, number, query_scale)
+        self.attention = SelfAttention(config, groups, attend, positions, mask, number, norm, query_scale)
         if not (self._parallel and self._tied):
             self.post_attention_layernorm = norm(config, groups)
         self.mlp = MLP(config, groups, activation)

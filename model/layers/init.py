@@ -31,17 +31,18 @@ class Draw:
     hidden_size: int
 
     def __call__(self, whole: Tensor, generator: torch.Generator) -> None:
-        """Fill a whole matrix."""
-        if self.method in ("orthogonal", "scaled_orthogonal"):
-            nn.init.orthogonal_(whole, self.gain, generator)
-        elif self.method == "xavier_uniform":
-            nn.init.xavier_uniform_(whole, generator=generator)
-        else:
-            whole.normal_(0, self.deviation(whole.shape), generator=generator)
+        """Fill a whole matrix, or each of several that stand behind each other (a gated MLP's)."""
+        for matrix in whole.view(-1, *whole.shape[-2:]):
+            if self.method in ("orthogonal", "scaled_orthogonal"):
+                nn.init.orthogonal_(matrix, self.gain, generator)
+            elif self.method == "xavier_uniform":
+                nn.init.xavier_uniform_(matrix, generator=generator)
+            else:
+                matrix.normal_(0, self.deviation(matrix.shape), generator=generator)
 
     def deviation(self, shape: Sequence[int | float]) -> float:
         """Standard deviation of an entry of a matrix of ``shape``, outputs before inputs."""
-        outputs, inputs = shape
+        outputs, inputs = shape[-2:]
         table: dict[str, float] = {
             "normal": self.std,
             "scaled_normal": self.std / math.sqrt(2 * self.layers),

@@ -10,17 +10,18 @@ from torch.utils.checkpoint import checkpoint
 from model.config import RunConfig
 from model.layers.init import input_init, output_init
 from model.parallel.groups import Groups
-from model.parallel.linear import ColumnParallelLinear, RowParallelLinear
+from model.parallel.linear import ColumnParallelLinear, PairedColumnParallelLinear, RowParallelLinear
 
 
 class MLP(nn.Module):
-    """x_BSD -> x_BSD through a width of ``ffn_size``."""
+    """x_BSD -> x_BSD through a width of ``ffn_size``; a gated activation is given twice that: values, then gates."""
 
     def __init__(self, config: RunConfig, groups: Groups, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         shape = config.architecture
         width, bias = shape.hidden_size, shape.use_bias_in_mlp
-        self.linear1 = ColumnParallelLinear(width, shape.ffn_size, bias=bias, init=input_init(config), groups=groups)
+        first = PairedColumnParallelLinear if shape.gated else ColumnParallelLinear
+        self.linear1 = first(width, shape.ffn_size, bias=bias, init=input_init(config), groups=groups)
         self.linear2 = RowParallelLinear(shape.ffn_size, width, bias=bias, init=output_init(config), groups=groups)
         self._activation = activation
         self._again = config.recomputes == "selective"

@@ -31,6 +31,28 @@ class ColumnParallelLinear(nn.Module):
         return column_linear(x_BSI, self.weight, self.bias, self._groups)
 
 
+class PairedColumnParallelLinear(nn.Module):
+    """x_BSI -> y_BSp: two column-parallel matrices in one product; p is this rank's share o of the first one's outputs, then the
+    same share of the second one's.
+
+    Whole, they are weight_2OI, which is cut along O: whatever the layout, outputs that belong together are on one rank.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, init: Init, groups: Groups) -> None:
+        super().__init__()
+        self.weight = make_parameter((2, outputs, inputs), init, groups, shard_dim=1)
+        self.first_bias: Tensor | None = None
+        self.second_bias: Tensor | None = None
+        if bias:
+            self.first_bias, self.second_bias = (make_parameter((outputs,), zeros, groups, shard_dim=0) for _ in range(2))
+        self._groups = groups
+
+    def forward(self, x_BSI: Tensor) -> Tensor:
+        """The shares of both outputs that lie here, of all tokens."""
+        bias_p = None if self.first_bias is None or self.second_bias is None else torch.cat((self.first_bias, self.second_bias))
+        return column_linear(x_BSI, self.weight.flatten(0, 1), bias_p, self._groups)
+
+
 class RowParallelLinear(nn.Module):
     """y_BSi -> x_BSO: every rank holds a share i of the inputs; the outputs are their sum, the bias added once."""
 

@@ -102,7 +102,7 @@ def test_sampling_runs_in_the_precision_of_the_run(run: Run, precision: str) -> 
     [
         ({}, ["--set", "temperature"], "--set temperature: no value"),
         ({}, ["--set", "temprature=1"], "temprature: unknown key\n  fix: did you mean temperature?"),
-        ({}, ["--set", "norm=rmsnorm"], "norm: rmsnorm is known and not built yet"),
+        ({}, ["--set", "norm=te_rmsnorm"], "norm: te_rmsnorm does not train yet"),
         ({}, ["--checkpoint", "nowhere"], "no checkpoint in .*nowhere\n  fix: train first"),
         ({"sample_input_file": "absent.txt"}, [], "absent.txt cannot be read"),
         ({"text_gen_type": "input-file"}, [], "sample_input_file is not given"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import pytest
@@ -25,8 +26,8 @@ def test_without_any_fusion_the_plain_rows_run() -> None:
         "attention": "2 x eager",
         "pattern": "2 x causal",
         "positions": "rotary",
-        "norm": "layer_norm",
-        "activation": "gelu_erf",
+        "norm": "layernorm",
+        "activation": "gelu",
         "residual": "torch",
         "loss": "fused_with_head",
     }
@@ -44,6 +45,8 @@ def test_without_any_fusion_the_plain_rows_run() -> None:
         ({"sliding_window_width": 4}, "pattern", "2 x window"),
         *(({"attention_config": ["global", name]}, "pattern", f"1 x causal, 1 x {name}") for name in SPARSE),
         ({"rotary_pct": 0.1}, "positions", "none"),
+        ({"norm": "rmsnorm"}, "norm", "rmsnorm"),
+        ({"activation": "swiglu"}, "activation", "swiglu"),
     ],
 )
 def test_a_key_chooses_its_row(keys: dict[str, Any], operation: str, name: str) -> None:
@@ -53,10 +56,10 @@ def test_a_key_chooses_its_row(keys: dict[str, Any], operation: str, name: str) 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"layernorm_fusion": True}, "norm layernorm, layernorm_fusion true: no implementation yet; norm can be layer_norm"),
-        ({"norm": "rmsnorm"}, "norm rmsnorm, layernorm_fusion false: no implementation yet"),
+        ({"layernorm_fusion": True}, "norm layernorm, layernorm_fusion true.*: no implementation yet; norm can be layernorm, rms"),
+        ({"norm": "te_rmsnorm"}, "norm te_rmsnorm, .*: no implementation yet"),
+        ({"norm": "rmsnorm", "rmsnorm_fusion": True}, "norm rmsnorm, .*rmsnorm_fusion true: no implementation yet"),
         ({"rope_fusion": True}, "pos_emb rotary, rope_fusion true: no implementation yet; positions can be learned, rotary"),
-        ({"activation": "swiglu"}, "activation swiglu"),
         ({"bias_dropout_fusion": True}, "bias_dropout_fusion true: no implementation yet"),
         ({"attention_config": ["global", "gmlp"]}, "attention_config gmlp.*attention can be sdpa, eager"),
     ],
@@ -73,6 +76,17 @@ def test_what_cannot_run_on_the_device_is_an_error_and_not_replaced(monkeypatch:
     monkeypatch.setattr(implementations, "TABLE", (kernel, *TABLE))
     with pytest.raises(ValueError, match="norm: triton was asked for and cannot run on cpu: pip install triton"):
         choose(small_config(), CPU)
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [("cpu", "cpu: flash-attn has no kernels for it: remove use_flashattn_swiglu"), ("cuda", "pip install flash-attn")],
+)
+def test_flash_attns_swiglu_is_asked_for_and_cannot_be_had(device: str, reason: str) -> None:
+    if importlib.util.find_spec("flash_attn") and device == "cuda":
+        pytest.skip("flash-attn is here: pip uninstall flash-attn")
+    with pytest.raises(ValueError, match=f"swiglu_of_flash_attn was asked for and cannot run on .*{reason}"):
+        choose(small_config(activation="swiglu", use_flashattn_swiglu=True), torch.device(device))
 
 
 def test_every_operation_names_keys_that_exist() -> None:

@@ -22,7 +22,16 @@ SELECTIVE = {"checkpoint_activations": True, "neox_hpc": {"recompute_granularity
 
 
 @pytest.mark.parametrize(
-    "keys", [{}, {"intermediate_size": 96}, {"num_kv_heads": 2}, {"checkpoint_activations": True}, SELECTIVE], ids=str
+    "keys",
+    [
+        {},
+        {"intermediate_size": 96},
+        {"activation": "swiglu", "intermediate_size": 96},
+        {"num_kv_heads": 2},
+        {"checkpoint_activations": True},
+        SELECTIVE,
+    ],
+    ids=str,
 )
 def test_the_flops_formula_counts_the_matrix_products(keys: dict[str, Any]) -> None:
     config = RunConfig.from_keys(KEYS | {"scaled_upper_triang_masked_softmax_fusion": False} | keys)

@@ -59,7 +59,13 @@ def sgd_rate_by_the_paper(name: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "keys", [{}, {"num_kv_heads": 2, "no_weight_tying": False, "intermediate_size": 48}], ids=["plain", "grouped"]
+    "keys",
+    [
+        {},
+        {"num_kv_heads": 2, "no_weight_tying": False, "intermediate_size": 48},
+        {"activation": "swiglu", "intermediate_size": 48, "norm": "rmsnorm"},
+    ],
+    ids=["plain", "grouped", "gated"],
 )
 def test_learning_rates_are_those_of_the_paper_s_table(keys: dict[str, Any]) -> None:
     wide = GPT(small_config(**WIDE | keys), VOCAB, base=base_of(**keys | ({"intermediate_size": 12} if keys else {})))
@@ -97,7 +103,7 @@ def test_without_mup_groups_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("method", get_args(InitMethod))
 def test_first_weights_have_the_base_s_deviation_but_for_hidden_matrices(method: str) -> None:
-    keys: dict[str, Any] = {"init_method": method, "output_layer_init_method": method, "num_layers": 2}
+    keys: dict[str, Any] = {"init_method": method, "output_layer_init_method": method, "activation": "swiglu", "num_layers": 2}
     narrow = GPT(small_config(hidden_size=48, **keys), VOCAB)
     base = base_shapes_of(small_config(**BASE | keys | {"hidden_size": 48}))
     wide = GPT(small_config(**BASE | keys | {"hidden_size": 192, "mup_init_scale": 3.0}), VOCAB, base=base)

@@ -86,9 +86,18 @@ def test_an_interrupted_run_continues_with_the_same_losses_bit_for_bit(tmp_path:
     assert curve(tmp_path / "cut", "validation_loss")[-2:] == curve(tmp_path / "whole", "validation_loss")
 
 
-@pytest.mark.parametrize("layout", ["fp32 ZeRO-0", "fp32 ZeRO-1", "fp32 tensor 2 ZeRO-1"])
-def test_a_checkpoint_continues_at_another_layout(tmp_path: Path, rank_pool: Callable[[int], RankPool], layout: str) -> None:
-    keys = {"hidden_dropout": 0.0}
+@pytest.mark.parametrize(
+    ("layout", "network"),
+    [
+        ("fp32 ZeRO-0", {}),
+        ("fp32 ZeRO-1", {}),
+        ("fp32 tensor 2 ZeRO-1", {"activation": "swiglu", "intermediate_size": 192, "norm": "rmsnorm", "use_qk_layernorm": True}),
+    ],
+)
+def test_a_checkpoint_continues_at_another_layout(
+    tmp_path: Path, rank_pool: Callable[[int], RankPool], layout: str, network: dict[str, Any]
+) -> None:
+    keys = {"hidden_dropout": 0.0} | network
     rank_pool(1).run(CASE, write_tiny_run(tmp_path / "whole", **keys))
     rank_pool(2).run(CASE, write_tiny_run(tmp_path / "first", exit_interval=7, **keys, **LAYOUTS[layout]))
     load = str(tmp_path / "first" / "checkpoints")
@@ -323,7 +332,7 @@ def test_a_mistake_of_the_user_ends_with_2_and_without_a_traceback(tmp_path: Pat
 
 
 def test_keys_that_do_not_train_yet_are_refused_before_anything_is_imported(tmp_path: Path) -> None:
-    process = start(write_tiny_run(tmp_path / "run", norm="rmsnorm", moe_num_experts=2))
+    process = start(write_tiny_run(tmp_path / "run", norm="te_rmsnorm", moe_num_experts=2))
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "norm:" in output and "moe_num_experts:" in output

@@ -102,10 +102,28 @@ def test_precision_comes_from_any_of_its_three_spellings(keys: dict[str, Any], p
             "is of whole blocks",
         ),
         ({"checkpoint_activations": True, "contiguous_checkpointing": True}, "contiguous_checkpointing", "what it has partitioned"),
+        ({"expansion_factor": 2.5, "intermediate_size": 90}, "expansion_factor", "both say how wide the MLP is"),
     ],
 )
-def test_keys_of_the_parallel_model_that_exclude_each_other_are_refused(keys: dict[str, Any], key: str, wrong: str) -> None:
+def test_keys_of_the_model_that_exclude_each_other_are_refused(keys: dict[str, Any], key: str, wrong: str) -> None:
     assert wrong in problems_of(**keys)[key]
+
+
+@pytest.mark.parametrize(
+    ("keys", "width"),
+    [
+        ({}, 4 * 64),
+        ({"expansion_factor": 2.6}, 166),
+        ({"intermediate_size": 100, "mlp_multiple_of": 64}, 100),
+        ({"activation": "swiglu", "intermediate_size": 3 * 11008}, 11008),
+        ({"activation": "swiglu", "intermediate_size": 32768, "mlp_multiple_of": 256}, 11008),  # configs/llama/7B.yml of GPT-NeoX
+        ({"activation": "swiglu", "intermediate_size": 14336, "mlp_multiple_of": 14336}, 14336),  # its llama3-8b-sft.yml
+        ({"activation": "geglu"}, 85),
+        ({"activation": "geglu", "mlp_multiple_of": 8}, 88),
+    ],
+)
+def test_the_width_of_the_mlp_is_gpt_neoxs(keys: dict[str, Any], width: int) -> None:
+    assert RunConfig.from_keys(SMALL | keys).architecture.ffn_size == width
 
 
 def test_two_precisions_are_a_contradiction() -> None:

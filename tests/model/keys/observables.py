@@ -126,6 +126,12 @@ def implementations(keys: dict[str, Any], here: Here) -> Any:
     return choose(small_config(**keys), torch.device("cpu")).rows()
 
 
+def implementations_on_a_gpu(keys: dict[str, Any], here: Here) -> Any:
+    """The same on a GPU, with every extra installed."""
+    with mock.patch("importlib.util.find_spec", return_value=object()):
+        return choose(small_config(**keys), torch.device("cuda")).rows()
+
+
 def longest_input(keys: dict[str, Any], here: Here) -> Any:
     """How many tokens the positions can name."""
     network = GPT(small_config(**keys), VOCAB)

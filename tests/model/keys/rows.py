@@ -72,6 +72,7 @@ STAGE_3 = SHAPE | {"zero_optimization": {"stage": 3}}
 NOWHERE = {"device": "none"}
 OFFLOADED = SHAPE | {"zero_optimization": {"stage": 3, "offload_optimizer": NOWHERE, "offload_param": NOWHERE}}
 ON_CPU = {"device": "cpu", "pin_memory": True}
+GATED = {"activation": "swiglu"}
 PARALLEL = {"gpt_j_residual": True}
 FOUR = {"num_layers": 4, "checkpoint_activations": True}
 LOCAL = {"attention_config": ["local", "local"], "sparsity_config": {"block": 2}}
@@ -125,6 +126,13 @@ LIVE = (
     Row("num_layers", 2, 3, see.shapes),
     Row("hidden_size", 32, 64, see.shapes),
     Row("intermediate_size", None, 96, see.shapes),
+    Row("expansion_factor", None, 3.0, see.shapes),
+    Row("mlp_multiple_of", 1, 16, see.shapes, GATED),
+    Row("activation", "swiglu", "gelu", see.shapes),
+    Row("norm", "layernorm", "rmsnorm", see.shapes),
+    Row("use_bias_in_norms", True, False, see.shapes),
+    Row("use_qk_layernorm", False, True, see.shapes),
+    Row("use_flashattn_swiglu", False, True, see.implementations_on_a_gpu, GATED),
     Row("no_weight_tying", False, True, see.shapes),
     Row("make_vocab_size_divisible_by", 32, 128, see.shapes),
     Row("use_bias_in_attn_linear", True, False, see.shapes),
@@ -134,6 +142,8 @@ LIVE = (
     # the function
     Row("num_attention_heads", 2, 4, see.first_loss),
     Row("layernorm_epsilon", 1e-5, 1e-2, see.first_loss),
+    Row("rms_norm_epsilon", 1e-8, 1e-2, see.first_loss, {"norm": "rmsnorm"}),
+    Row("scalenorm_epsilon", 1e-8, 10.0, see.first_loss, {"norm": "scalenorm"}),
     Row("pos_emb", "rotary", "none", see.first_loss),
     Row("opt_pos_emb_offset", 0, 2, see.first_loss, {"pos_emb": "learned", "max_position_embeddings": 32}),
     Row("rpe_num_buckets", 8, 16, see.shapes, {"pos_emb": "rpe"}),

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Reference = Callable[[Mapping[str, "Tensor"], Mapping[str, Any], "Tensor"], "Tensor"]
-"""(weights by global name, keys, tokens_BS) -> logits_BSV, padding of the vocabulary included; without dropout."""
+"""(weights by global name, keys, tokens_BS) -> logits_BSV, padding of the vocabulary included."""
 
-STEPS = 3
+STEPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,9 @@ class Option:
     keys: Mapping[str, Any]
     """Put over ``NETWORK``."""
     reference: Reference
+    """Without dropout."""
+    dropping: Reference | None = None
+    """With dropout, where there is some; the same parts are dropped."""
 
     @property
     def network(self) -> dict[str, Any]:

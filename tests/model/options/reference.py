@@ -30,7 +30,7 @@ class ClosedForm:
     def logits(cls, weights: Mapping[str, Tensor], keys: Mapping[str, Any], tokens_BS: Tensor) -> Tensor:
         """logits_BSV: a :data:`Reference`."""
         network = cls(weights, keys)
-        x_BSD = network.embed(tokens_BS)
+        x_BSD = network.dropped(network.embed(tokens_BS), "embedding", keys["num_layers"])
         for layer in range(keys["num_layers"]):
             x_BSD = network.block(x_BSD, layer)
         return network.head(network.norm(x_BSD, "final_norm"))
@@ -42,8 +42,9 @@ class ClosedForm:
     def block(self, x_BSD: Tensor, layer: int) -> Tensor:
         """x_BSD; in sequence."""
         name = f"layers.{layer}"
-        x_BSD = x_BSD + self.attention(self.norm(x_BSD, f"{name}.input_layernorm"), layer)
-        return x_BSD + self.mlp(self.norm(x_BSD, f"{name}.post_attention_layernorm"), layer)
+        attended_BSD = self.attention(self.norm(x_BSD, f"{name}.input_layernorm"), layer)
+        x_BSD = x_BSD + self.dropped(attended_BSD, "attention", layer)
+        return x_BSD + self.dropped(self.mlp(self.norm(x_BSD, f"{name}.post_attention_layernorm"), layer), "mlp", layer)
 
     def norm(self, x_BSD: Tensor, name: str) -> Tensor:
         """LayerNorm."""
@@ -57,7 +58,7 @@ class ClosedForm:
         q_BNSH, k_BNSH = self.placed(q_BNSH, layer), self.placed(k_BNSH, layer)
         scores_BNQK = self.scores(q_BNSH @ k_BNSH.transpose(-1, -2) / math.sqrt(self.size), layer)
         scores_BNQK = scores_BNQK.masked_fill(~self.seen(x_BSD.shape[1], layer), -math.inf)
-        y_BNSH = scores_BNQK.softmax(-1) @ v_BNSH
+        y_BNSH = self.dropped(scores_BNQK.softmax(-1), "probabilities", layer) @ v_BNSH
         return self.linear(y_BNSH.transpose(1, 2).flatten(2), f"{name}.dense")
 
     def made(self, x_BSD: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,6 +92,10 @@ class ClosedForm:
     def activation(self, x: Tensor) -> Tensor:
         """GELU: x Phi(x)."""
         return x / 2 * (1 + torch.erf(x / math.sqrt(2)))
+
+    def dropped(self, x: Tensor, place: str, layer: int) -> Tensor:
+        """x without what is dropped there."""
+        return x
 
     def head(self, x_BSD: Tensor) -> Tensor:
         """logits_BSV"""
@@ -130,6 +135,9 @@ def hugging_face(
             "num_hidden_layers": keys["num_layers"],
             "num_attention_heads": keys["num_attention_heads"],
             "max_position_embeddings": keys["max_position_embeddings"],
+            "pad_token_id": None,
+            "bos_token_id": None,
+            "eos_token_id": None,
             "tie_word_embeddings": not keys["no_weight_tying"],
             "attn_implementation": "eager",
         }
