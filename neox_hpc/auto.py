@@ -27,7 +27,10 @@ from neox_hpc.vocabulary import BatchSizes, ConfigError, Layout, RunConfig
 Recompute = Literal["nothing", "selective", "full"]
 MOST_MICRO = 64
 """Sequences of a micro-batch that are tried at most."""
+TIE = 0.02
+"""Of a step's time: what two cuts differ less by is no reason, because the estimate misses by more (docs/step-time.md)."""
 _NAMES = {"tensor": "tensor", "pipe": "pipe", "zero": "ZeRO", "recompute": "recompute", "micro": "micro-batch"}
+_ONE = BatchSizes(train=1, micro=1, accumulation=1, data=1)
 KEPT = 5
 """Cuts that are shown."""
 
@@ -76,7 +79,7 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
-    """The best cuts, fastest first; one for each pair of tensor and pipe."""
+    """The best cuts, one for each pair of tensor and pipe: first what is proposed, then the fastest others."""
 
     best: tuple[Proposal, ...]
     tried: int
@@ -94,17 +97,25 @@ def propose(loaded: Loaded, site: Site, nodes: int, vocab: int) -> Proposals:
     """
     search = _Search(loaded, site, nodes, vocab)
     timed = search.all_timed()
-    best = tuple(search.fitting(timed))
+    best = search.fitting(timed)
     if not best:
         raise UserError(search.nothing_fits(timed))
-    return Proposals(best=best, tried=len(timed), room=search.room, reasons=tuple(search.reasons(best[0].timed)))
+    return Proposals(best=tuple(best), tried=len(timed), room=search.room, reasons=tuple(search.reasons(best[0].timed)))
 
 
 def with_proposal(loaded: Loaded, proposal: Proposal) -> Loaded:
     """The configuration as it is proposed."""
     places = {key: place for key, place in loaded.places.items() if key.partition(".")[0] not in proposal.keys}
     places |= dict.fromkeys(proposal.keys, "--auto")
-    return Loaded(config=loaded.config.with_keys(**proposal.keys), places=places, files=loaded.files, notes=loaded.notes)
+    notes = (*loaded.notes, f"auto: {describe(proposal)}")
+    return Loaded(config=loaded.config.with_keys(**proposal.keys), places=places, files=loaded.files, notes=notes)
+
+
+def describe(proposal: Proposal) -> str:
+    """The cut in a line."""
+    cut, timed = proposal.cut, proposal.timed
+    sizes = f"tensor {cut.tensor} x pipe {cut.pipe} x data {timed.layout.data}, ZeRO {cut.zero}, micro-batch {cut.micro}"
+    return f"{sizes} x accumulation {timed.batch.accumulation}, recompute {cut.recompute}; about {timed.seconds:.3g} s a step"
 
 
 def choose_cuts(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Proposals:
@@ -128,6 +139,13 @@ class _Search:
     def __init__(self, loaded: Loaded, site: Site, nodes: int, vocab: int) -> None:
         config, ranks = loaded.config, site.node.ranks
         assert ranks is not None, "told before: the GPUs of a node"
+        if not site.node.gpus:
+            raise UserError(
+                Problem("--auto", f"times are estimated for GPUs, and a node of {site.name} has none", "choose another site")
+            )
+        if estimate_memory(config, Layout(world_size=1), _ONE, vocab) is None:
+            wrong = "the network has blocks whose time and memory are not estimated yet"
+            raise UserError(Problem(loaded.where("attention_config"), wrong, "write the cut yourself, without --auto"))
         self.loaded, self.config, self.site, self.vocab, self.ranks = loaded, config, site, vocab, ranks
         self.world = nodes * ranks
         self.speeds, self.room = _speeds(site, config, self.world), _room(site, ranks)
@@ -155,20 +173,34 @@ class _Search:
             return None
         return Timed(cut=cut, config=variant, layout=layout, batch=batch, step=step)
 
-    def fitting(self, timed: Iterable[Timed]) -> Iterator[Proposal]:
-        """The fastest of each pair of tensor and pipe that fits and that a plan accepts, a few of them."""
-        taken: set[tuple[int, int]] = set()
+    def fitting(self, timed: Iterable[Timed]) -> list[Proposal]:
+        """The cuts to show: of the fastest ones, which the estimate cannot tell apart, the emptiest; then the fastest of other
+        pairs of tensor and pipe."""
+        kept: list[tuple[Timed, int]] = []
+        pairs: set[tuple[int, int]] = set()
         for one in timed:
-            pair = (one.cut.tensor, one.cut.pipe)
-            if pair in taken or (peak := self.peak(one)) > self.room * HEADROOM:
-                continue
-            keys = self._keys(one)
-            if not self._valid(keys):
-                continue
-            yield Proposal(timed=one, peak=peak, keys=keys)
-            taken.add(pair)
-            if len(taken) == KEPT:
-                return
+            ties = not kept or _ties(one, kept[0][0])
+            if not ties and len(pairs) == KEPT:
+                break
+            pair = one.cut[:2]
+            if (ties or pair not in pairs) and (peak := self.peak(one)) <= self.room * HEADROOM:
+                kept.append((one, peak))
+                pairs.add(pair)
+        ordered = sorted(kept, key=lambda found: (not _ties(found[0], kept[0][0]), found[1]))
+        return self._accepted(ordered, kept)
+
+    def _accepted(self, ordered: list[tuple[Timed, int]], by_time: list[tuple[Timed, int]]) -> list[Proposal]:
+        """The first that a plan takes, then the fastest of every other pair that it takes."""
+        first = next(filter(None, (self._proposal(*found) for found in ordered)), None)
+        best = {} if first is None else {first.cut[:2]: first}
+        for timed, peak in by_time if first is not None else ():
+            if timed.cut[:2] not in best and (proposal := self._proposal(timed, peak)) is not None:
+                best[timed.cut[:2]] = proposal
+        return list(best.values())[:KEPT]
+
+    def _proposal(self, timed: Timed, peak: int) -> Proposal | None:
+        keys = self._keys(timed)
+        return Proposal(timed=timed, peak=peak, keys=keys) if self._valid(keys) else None
 
     def peak(self, timed: Timed) -> int:
         """Bytes of the fullest rank."""
@@ -208,7 +240,8 @@ class _Search:
         if peak > self.room * HEADROOM:
             return f"{what} needs {in_gib(peak)} of {in_gib(int(self.room))} GiB"
         slower = other.seconds / best.seconds - 1
-        return f"{what} is {slower:.1%} slower" if slower > 0 else ""
+        filled = f" and fills {peak / self.room:.0%}" if slower < TIE else ""
+        return f"{what} is {abs(slower):.1%} {'slower' if slower >= 0 else 'faster'}{filled}"
 
     def _neighbours(self, cut: Cut, field: str) -> list[Any]:
         if field == "recompute":
@@ -294,6 +327,11 @@ class _Search:
         """Whether a plan takes the cut of a configuration."""
         loaded = Loaded(config=config, places={}, files=())
         return not any(problem.kind == "anywhere" for problem in check_model(loaded, self.site, self.vocab))
+
+
+def _ties(one: Timed, fastest: Timed) -> bool:
+    """Whether the estimate cannot tell two cuts apart."""
+    return one.seconds <= (1 + TIE) * fastest.seconds and (one.cut.zero == 3) == (fastest.cut.zero == 3)
 
 
 def _changed(section: Any, **values: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -87,13 +88,14 @@ def proposed(given: Loaded, where: Site, nodes: int) -> Proposals:
     return propose(given, where, nodes, 50277)
 
 
-@pytest.mark.parametrize("memory", ["4", "6", "20"])
-def test_no_cut_that_a_plan_accepts_and_that_fits_is_faster(memory: str) -> None:
+@pytest.mark.parametrize("memory", ["4", "20"])
+def test_of_the_fastest_cuts_that_a_plan_accepts_and_that_fit_it_is_the_emptiest(memory: str) -> None:
     given, where = loaded(**NETWORK), machine(node__gpu_memory_gib=memory)
     best = proposed(given, where, 2).best[0]
-    outlines = list(every_cut(given, where, 2))
-    assert outlines
-    assert best.timed.seconds == pytest.approx(min(outline.step.seconds for outline in outlines if outline.step is not None))
+    found = [(outline.step.seconds, peak_of(outline)) for outline in every_cut(given, where, 2) if outline.step is not None]
+    fastest = min(found)[0]
+    assert best.peak == min(peak for seconds, peak in found if seconds <= fastest * 1.02)
+    assert fastest <= best.timed.seconds <= fastest * 1.02
 
 
 def test_every_proposal_is_a_plan_with_the_time_and_memory_that_were_told() -> None:
@@ -106,10 +108,10 @@ def test_every_proposal_is_a_plan_with_the_time_and_memory_that_were_told() -> N
         assert fullest(outline.memory).peak == proposal.peak <= 6 * 2**30 * HEADROOM
 
 
-def test_proposals_come_fastest_first_and_each_cut_once() -> None:
+def test_other_proposals_come_fastest_first_and_each_cut_once() -> None:
     best = proposed(loaded(**NETWORK), machine(), 2).best
-    times, pairs = [proposal.timed.seconds for proposal in best], [(proposal.cut.tensor, proposal.cut.pipe) for proposal in best]
-    assert times == sorted(times) and len(set(pairs)) == len(pairs) > 1
+    times, pairs = [proposal.timed.seconds for proposal in best[1:]], [proposal.cut[:2] for proposal in best]
+    assert times == sorted(times) and len(set(pairs)) == len(pairs) > 2
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,8 @@ def test_zero_3_is_proposed_where_nothing_else_fits() -> None:
     given = loaded(**NETWORK | network | {"zero_optimization": {"stage": 1, **whole}})
     roomy, narrow = (proposed(given, machine(node__gpu_memory_gib=gib), 2).best[0].cut.zero for gib in ("8", "3"))
     assert (roomy, narrow) == (2, 3)
+    links = {"speed__gpu_link_gb_s": "100000", "speed__node_link_gb_s": "100000"}  # where its estimate is the shortest
+    assert proposed(given, machine(node__gpu_memory_gib="3.3", **links), 2).best[0].cut.zero == 2
 
 
 def test_other_keys_of_a_changed_section_stay() -> None:
@@ -227,6 +231,19 @@ def test_auto_asks_for_the_number_of_nodes(desk: Desk) -> None:
     assert said.code == 2 and "write --nodes N" in said.err
 
 
+def test_a_dry_run_says_what_auto_chose(desk: Desk) -> None:
+    (desk.cwd / "my.yml").write_text(BF16)
+    said = desk("submit", "--dry-run", *ASKED, "--auto", "my.yml")
+    assert re.search(r"note: auto: tensor \d x pipe \d x data \d, ZeRO \d, micro-batch \d+ x accumulation \d+, recompute", said.err)
+
+
+def test_auto_is_for_gpus_and_for_networks_that_are_estimated(desk: Desk) -> None:
+    on_cpu = desk("plan", "-s", "local", "--auto", "my.yml")
+    assert on_cpu.code == 2 and "times are estimated for GPUs" in on_cpu.err
+    other = desk("plan", *ASKED, "--auto", "my.yml", "--set", "attention_config=[[[mamba], all]]")
+    assert other.code == 2 and "not estimated yet" in other.err
+
+
 def test_auto_tells_which_speeds_a_site_lacks(desk: Desk) -> None:
     said = desk("plan", "-s", "slurm", "--site-set", "node.gpus=4", "-N", "2", "--auto", "my.yml")
     assert said.code == 2 and "speed.peak_tflops.fp32, speed.memory_gb_s" in said.err
@@ -235,7 +252,7 @@ def test_auto_tells_which_speeds_a_site_lacks(desk: Desk) -> None:
 def test_a_plan_without_auto_tells_the_time_of_its_own_cut(desk: Desk) -> None:
     (desk.cwd / "my.yml").write_text(BF16)
     said = desk("plan", *ASKED, "my.yml")
-    assert "tokens/s" in said.out and "20 steps take about" in said.out and "The fastest of" not in said.out
+    assert "tokens/s" in said.out and "20 steps take about" in said.out and "The best of" not in said.out
     lacking = desk("plan", "-s", "slurm", "--site-set", "node.gpus=4", "-N", "2", "my.yml")
     assert "not estimated: speed.peak_tflops.bf16" in lacking.out
 

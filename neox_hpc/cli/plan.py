@@ -56,7 +56,7 @@ def plan(as_json: bool, **options: Any) -> int:
         _print_proposals(prepared.proposals)
     if planned.outline is not None:
         _print_sizes(prepared, planned.outline)
-    explained = EXPLAINED if planned.outline is not None else ()
+    explained = (*(EXPLAINED if planned.outline is not None else ()), "auto")
     print_notes(note for note in planned.notes if note.partition(": ")[0] not in explained)
     print_problems(planned.problems)
     return 0 if planned.plan is not None else 2
@@ -66,7 +66,12 @@ def _print_proposals(proposals: Proposals) -> None:
     """The best cuts, why the first is the first, and what to write for it."""
     import yaml
 
-    click.echo(f"The fastest of {proposals.tried:,} cuts, by their estimates (the best of each tensor and pipe):")
+    from neox_hpc.auto import TIE
+
+    click.echo(
+        f"The best of {proposals.tried:,} cuts, one for each tensor and pipe; "
+        f"the first is the emptiest of those within {TIE:.0%} of the fastest:"
+    )
     print_table(CUT_HEADERS, [_cut_row(number, proposal, proposals.room) for number, proposal in enumerate(proposals.best, 1)])
     click.echo("\nwhy the first")
     print_facts(proposals.reasons)
@@ -144,13 +149,14 @@ def _step(outline: Outline, site: Site, config: RunConfig) -> str:
         lacking = missing_speeds(site, config, outline.layout.world_size) if site.node.gpus else ()
         return f"not estimated: {', '.join(lacking)} of {site.name} not known" if lacking else ""
     speed = f"{step.tokens_per_s:,.0f} tokens/s, {step.tflops_per_rank:.0f} TFLOP/s a GPU ({step.share_of_peak:.0%} of its peak)"
-    return f"about {show_seconds(step.seconds)}: {speed}\n{name_parts(step)}"
+    return f"about {show_seconds(step.seconds)} at best: {speed}\n{name_parts(step)}"
 
 
 def _training(outline: Outline) -> str:
     if outline.training_s is None:
         return ""
-    told = f"{outline.steps:,} steps take about {show_seconds(outline.training_s)}, {outline.training_node_hours:,.4g} node-hours"
+    took, hours = show_seconds(outline.training_s), outline.training_node_hours
+    told = f"{outline.steps:,} steps take about {took} at best, {hours:,.4g} node-hours"
     jobs = math.ceil(outline.training_s / outline.walltime_s) if outline.walltime_s else 1
     return f"{told}: {jobs} jobs of this walltime" if jobs > 1 else told
 
