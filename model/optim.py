@@ -45,10 +45,21 @@ def make_optimizer(config: RunConfig, parameters: Iterable[nn.Parameter], ranks:
     groups = parameter_groups(parameters, config.optimization.weight_decay)
     if kind.rates_by_width is not None:
         groups = split_by_width(groups, kind.rates_by_width)
-    made: torch.optim.Optimizer = getattr(import_module(module), name)(groups, lr=config.schedule.lr, **numbers)
+    made: torch.optim.Optimizer = getattr(_imported(module, kind), name)(groups, lr=config.schedule.lr, **numbers)
     if kind.step == "counted for it":
         made.register_step_post_hook(_count)
     return made
+
+
+def _imported(module: str, kind: Optimizer) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        if not kind.package:
+            raise
+        raise ValueError(
+            f"optimizer: it comes from a package that is not installed: {error}\n  fix: pip install '{kind.package}'"
+        ) from error
 
 
 def begin_state(kind: Optimizer, kept: Iterable[str], weight: Tensor) -> dict[str, Any]:

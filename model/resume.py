@@ -77,7 +77,8 @@ def _load(path: Path, config: RunConfig, groups: Groups, engine: Any, *, with_op
     try:
         if with_optimizer:
             _check_optimizer(config, read_manifest(path), path)
-        manifest = load_checkpoint(path, fragments_of(engine, config), kinds=kinds)
+        fragments = fragments_of(engine, config)
+        manifest = load_checkpoint(path, fragments, kinds=kinds)
     except DamagedCheckpoint as error:
         damage = str(error)
     found = next(filter(None, from_all_ranks(damage, groups)), "")
@@ -85,7 +86,7 @@ def _load(path: Path, config: RunConfig, groups: Groups, engine: Any, *, with_op
         return found
     assert manifest is not None
     counted = Progress(optimizer_steps=manifest.optimizer_steps, loss_scaler=manifest.loss_scaler)
-    after_load(engine, counted if with_optimizer else None)
+    after_load(engine, fragments, counted if with_optimizer else None)
     return manifest
 
 

@@ -242,8 +242,7 @@ def _plain(config: RunConfig, rank: _Rank) -> _Held:
 
 def _kept(config: RunConfig, p: int) -> int:
     """What the optimizer keeps of ``p`` weights (model/config/optimizers.py)."""
-    each = config.optimizer.bytes_a_weight
-    return int(p * (4 * len(config.optimizer_states) if each is None else each))
+    return int(p * config.optimizer.bytes_a_weight(config.optimizer_numbers))
 
 
 def _working(config: RunConfig, p: int) -> int:

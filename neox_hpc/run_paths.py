@@ -43,6 +43,10 @@ def inputs(config: RunConfig, cwd: str) -> Iterator[InputPath]:
             path = _absolute(values[key], cwd)
             written = key == "base_shapes_file" and config.maximal_update.save_base_shapes
             yield InputPath(key, path, (f"{os.path.dirname(path)}/." if written else path,))  # of what is written, the directory
+    operation = config.own.neox_hpc.cpu_adam_op
+    if operation is not None:
+        path = _absolute(operation, cwd)
+        yield InputPath("neox_hpc.cpu_adam_op", path, (path,))
 
 
 def outputs(config: RunConfig, run_dir: str) -> Iterator[str]:
@@ -71,6 +75,10 @@ def with_absolute_paths(config: RunConfig, *, cwd: str, run_dir: str) -> RunConf
             changed.setdefault(KEYS[key], {})[key] = _rebase(values[key], base)
     # a path stays a path: the sections need not be validated again (3 ms of a cold dry run)
     sections = {name: getattr(config, name).model_copy(update=paths) for name, paths in changed.items()}
+    own = config.own.neox_hpc
+    if own.cpu_adam_op is not None:
+        absolute = own.model_copy(update={"cpu_adam_op": _absolute(own.cpu_adam_op, cwd)})
+        sections["own"] = config.own.model_copy(update={"neox_hpc": absolute})
     return config.model_copy(update=sections)
 
 

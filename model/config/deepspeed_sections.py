@@ -204,6 +204,11 @@ class ExtraArgs(Section):
     A key of it that has one is read as that one.
     """
 
+    zero_force_ds_cpu_optimizer: bool | None = live(
+        None,
+        doc="With offload_optimizer: true updates by DeepSpeed's CPUAdam, whose operation is built ahead (neox_hpc.cpu_adam_op), "
+        "false by torch's Adam; when absent, as optimizer.type says.",
+    )
     log_level: Literal["debug", "info", "warning", "error", "critical"] | None = passed(None, doc="What DeepSpeed logs.")
     memory_breakdown: bool | None = passed(None, doc="Log the memory in use around every part of a step (log_level: info).")
     disable_python_gc: bool | None = passed(None, doc="No garbage collection by Python between steps.")

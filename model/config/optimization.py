@@ -22,7 +22,9 @@ from model.config.keys import Section, live, passed, planned, retired
 from model.config.optimizers import OPTIMIZERS
 from model.config.schedule import Style
 
-NAMES = ("adam", "adamw", "onebitadam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "sgd", "lion")
+NAMES = tuple(name for name in OPTIMIZERS if name != "adam8bit")
+"""Of ``optimizer.type``; ``use_bnb_optimizer`` makes adam8bit of adam."""
+OWN_COLLECTIVES = "it sends through torch.distributed (distributed_backend), as everything does"
 GONE = "DeepSpeed 0.19.8 has it no more"
 Precision = Literal["fp32", "fp16", "bfloat16"]
 
@@ -48,9 +50,10 @@ class OptimizerParams(Section):
         None, doc="Adam: decoupled weight decay (AdamW), as when absent; false adds it to the gradient (L2)."
     )
     momentum: float | None = live(None, ge=0, lt=1, doc=f"Momentum; when absent {_defaults('momentum')}.")
-    freeze_step: int | None = planned(None, ge=0, doc="Step from which 1-bit Adam sends one bit a value.")
-    cuda_aware: bool | None = planned(None, doc="1-bit Adam's MPI sends from GPU memory.")
-    comm_backend_name: str | None = planned(None, doc="What 1-bit Adam sends through.")
+    beta: float | None = live(None, ge=0, lt=1, doc="SM3: decay of its sums of squares; when absent 0, they grow for ever.")
+    freeze_step: int | None = live(None, ge=0, doc="1-bit Adam: steps after which ranks send one bit a value; when absent 100000.")
+    cuda_aware: bool | None = retired(None, doc="1-bit Adam's MPI sends from GPU memory.", why=OWN_COLLECTIVES)
+    comm_backend_name: str | None = retired(None, doc="What 1-bit Adam sends through.", why=OWN_COLLECTIVES)
 
     @field_validator("betas")
     @classmethod
@@ -65,7 +68,6 @@ class OptimizerChoice(Section):
 
     type: str = live(
         "adam",
-        trains=tuple(OPTIMIZERS),
         doc=f"One of {', '.join(NAMES)}; adam and adamw both decouple weight decay, as GPT-NeoX's fused Adam does.",
     )
     params: OptimizerParams = live(OptimizerParams(), doc="Its parameters.")
@@ -85,7 +87,7 @@ class Optimization(Section):
 
     optimizer: OptimizerChoice = live(OptimizerChoice(), doc="Optimizer type and parameters; the learning rate stands here.")
     scheduler: Scheduler | None = passed(None, doc="DeepSpeed's own learning-rate schedule, in the place of ours.")
-    use_bnb_optimizer: bool = planned(False, doc="8-bit Adam by bitsandbytes.")
+    use_bnb_optimizer: bool = live(False, doc="Adam whose moments are kept in 8 bits, by bitsandbytes.")
     clip_grad: float = retired(1.0, doc="Older name of gradient_clipping.", why="write gradient_clipping")
     weight_decay: float = live(0.1, ge=0, doc="Weight decay of matrices; biases and norms have none.")
     gradient_clipping: float = live(1.0, ge=0, doc="Largest norm of the whole gradient; 0 turns clipping off.")

@@ -27,8 +27,8 @@ class Optimizer:
     """Those of them that begin as the weight itself; the others begin at 0."""
     working: int = 0
     """fp32 tensors of a weight's shape that it makes while it updates it."""
-    bytes_a_weight: float | None = None
-    """What it keeps, where that is not 4 bytes for each of the tensors above."""
+    packed_bytes: float | None = None
+    """Of a weight, for what ``keeps`` names, where the optimizer keeps that in another form; else 4 each."""
     takes_groups: bool = False
     """It talks to other ranks: ``make`` is also given ``ranks``, the process groups."""
     step: Literal["tensor", "tensor beside the weight", "number", "counted for it"] = "tensor"
@@ -43,8 +43,13 @@ class Optimizer:
     """How its learning rates change with the width in muP (model/mup.py); ``None``: no rule is known."""
     decays: bool = True
     """It has weight decay."""
-    extra: str = ""
-    """The third-party package that it comes from, which is not installed with ``train``."""
+    package: str = ""
+    """The third-party package that it comes from, as pip takes it, where it is not installed with ``train``."""
+
+    def bytes_a_weight(self, numbers: Mapping[str, Any]) -> float:
+        """What it keeps of a weight, the weight itself not counted."""
+        kept = 4 * len(self.states(numbers))
+        return kept if self.packed_bytes is None else kept - 4 * len(self.keeps) + self.packed_bytes
 
     def states(self, numbers: Mapping[str, Any]) -> tuple[str, ...]:
         """Its tensors of a weight's shape, with these numbers."""
@@ -65,13 +70,41 @@ TORCH_ADAM = Optimizer(
 OPTIMIZERS: dict[str, Optimizer] = {
     "adam": TORCH_ADAM,
     "adamw": TORCH_ADAM,
+    "adam8bit": Optimizer(
+        make="model.optimizers.adam8bit:Adam8bit",
+        reads={"betas": (0.9, 0.999), "eps": 1e-8},
+        keeps=MOMENTS,
+        packed_bytes=2 + 2 * 4 / 256,  # and an fp32 number for every block of 256
+        step="number",
+        package="bitsandbytes>=0.50",
+    ),
+    "cpu_adam": replace(TORCH_ADAM, make="model.engine.cpu_adam:make_cpu_adam", step="number", in_memory_of_node=True),
     "cpu_torch_adam": replace(TORCH_ADAM, in_memory_of_node=True),
+    "onebitadam": Optimizer(
+        make="model.optimizers.onebit_adam:OneBitAdam",
+        reads={"betas": (0.9, 0.999), "eps": 1e-8, "freeze_step": 100_000},
+        keeps=MOMENTS,
+        packed_bytes=8 + 4 + 4,  # the errors of the compression
+        working=2,
+        takes_groups=True,
+        whole_because="sends momenta of whole weights in place of gradients",
+    ),
     "sgd": Optimizer(
         make="model.optimizers.sgd:make_sgd",
         reads={"momentum": 0.0},
         keeps_with_momentum=("momentum_buffer",),
         step="counted for it",
         rates_by_width="sgd",
+    ),
+    "sm3": Optimizer(
+        make="model.optimizers.sm3:SM3",
+        reads={"momentum": 0.0, "beta": 0.0, "eps": 1e-30},
+        keeps=("accumulator",),
+        keeps_with_momentum=("momentum_buffer",),
+        packed_bytes=0,  # one for every row and column of a matrix
+        takes_groups=True,
+        whole_because="keeps a number for every row and column of a matrix",
+        decays=False,
     ),
     "lion": Optimizer(make="model.optimizers.lion:Lion", reads={"betas": (0.9, 0.99)}, keeps=("exp_avg",), working=1),
     "madgrad_wd": Optimizer(

@@ -70,6 +70,9 @@ class NeoxHpc(Section):
     launcher_args: list[str] = live([], doc="Further arguments of the site's launcher, after the site's own, e.g. ['--mpi=none'].")
     rope_scaling: RopeScaling | None = live(None, doc="Rotary positions stretched to longer sequences.")
     compile: bool = live(False, doc="Blocks run as torch.compile makes them; on a CPU that takes a C++ compiler.")
+    cpu_adam_op: str | None = live(
+        None, doc="DeepSpeed's CPUAdam, built ahead by `python -m model.engine.cpu_adam FILE.so`: a job compiles nothing."
+    )
     moe_type: Literal["megablocks", "deepspeed"] = planned("megablocks", doc="Implementation of the experts.")
     moe_expert_parallel_size: int = planned(1, ge=1, doc="GPUs over which the experts of a layer are dealt.")
     moe_loss_coeff: float = planned(0.1, ge=0, doc="Weight of the load-balancing loss.")

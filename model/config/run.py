@@ -107,9 +107,20 @@ class RunConfig(BaseModel):
         return self.own.neox_hpc.recompute_granularity if self.training.checkpoint_activations else "nothing"
 
     @property
+    def optimizer_name(self) -> str:
+        """The optimizer that runs, by its name in OPTIMIZERS."""
+        keys, extra = self.optimization, self.deepspeed.deepspeed_extra_args
+        name, forced = keys.optimizer.type, None if extra is None else extra.zero_force_ds_cpu_optimizer
+        if keys.use_bnb_optimizer and name in ADAM_NAMES:
+            return "adam8bit"
+        if name in ADAM_NAMES and forced:
+            return "cpu_adam"
+        return "cpu_torch_adam" if name == "cpu_adam" and forced is False else name
+
+    @property
     def optimizer(self) -> Optimizer:
-        """The optimizer that runs."""
-        return OPTIMIZERS[self.optimization.optimizer.type]
+        """What there is to know of it."""
+        return OPTIMIZERS[self.optimizer_name]
 
     @property
     def optimizer_numbers(self) -> Mapping[str, Any]:
@@ -263,10 +274,8 @@ MUP_OPTIMIZERS = tuple(name for name, kind in OPTIMIZERS.items() if kind.rates_b
 
 def _optimizer(config: RunConfig) -> Iterator[KeyProblem]:
     """Where an optimizer's formula cannot be computed (model/config/optimizers.py)."""
-    name = config.optimization.optimizer.type
-    kind = OPTIMIZERS.get(name)
-    if kind is None:
-        return
+    name, kind = config.optimizer_name, config.optimizer
+    yield from _choice(config)
     params = config.optimization.optimizer.params
     for key in type(params).model_fields:
         if key != "lr" and key not in kind.reads and getattr(params, key) is not None:
@@ -284,6 +293,33 @@ def _optimizer(config: RunConfig) -> Iterator[KeyProblem]:
     if not kind.decays and config.optimization.weight_decay:
         yield KeyProblem(key="weight_decay", wrong=f"{name} has none", fix="write weight_decay: 0")
 
+
+def _choice(config: RunConfig) -> Iterator[KeyProblem]:
+    """Keys that choose the optimizer beside ``optimizer.type``, where they would change nothing."""
+    asked, runs = config.optimization.optimizer.type, config.optimizer_name
+    zero, extra = config.deepspeed.zero_optimization, config.deepspeed.deepspeed_extra_args
+    forced = None if extra is None else extra.zero_force_ds_cpu_optimizer
+    force = "deepspeed_extra_args.zero_force_ds_cpu_optimizer"
+    if config.optimization.use_bnb_optimizer and asked not in ADAM_NAMES:
+        yield KeyProblem(key="use_bnb_optimizer", wrong=f"is 8-bit Adam, and optimizer.type is {asked}", fix="keep one")
+    if config.optimization.use_bnb_optimizer and zero.offloads_optimizer:
+        wrong = "keeps Adam's moments in 8 bits on the GPU, and offload_optimizer puts them into the memory of the node"
+        yield KeyProblem(key="use_bnb_optimizer", wrong=wrong, fix="keep one")
+    if forced is not None and not zero.offloads_optimizer:
+        yield KeyProblem(
+            key=force, wrong="is about an offloaded optimizer, and offload_optimizer is not asked for", fix="remove it"
+        )
+    elif forced and runs != "cpu_adam":
+        wrong = f"DeepSpeed's CPUAdam is not {runs}"
+        yield KeyProblem(key=force, wrong=wrong, fix="write optimizer: {type: adam}, or remove it")
+    elif forced is False and asked not in (*ADAM_NAMES, "cpu_adam"):
+        yield KeyProblem(key=force, wrong=f"{asked} is none of DeepSpeed's", fix="remove it")
+    if config.own.neox_hpc.cpu_adam_op is not None and runs != "cpu_adam":
+        wrong = f"is the operation of DeepSpeed's CPUAdam, and the optimizer is {runs}"
+        yield KeyProblem(key="neox_hpc.cpu_adam_op", wrong=wrong, fix="write optimizer: {type: cpu_adam}, or remove it")
+
+
+ADAM_NAMES = ("adam", "adamw")
 
 STORED_ELSEWHERE = (
     "partition_activations",

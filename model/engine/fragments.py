@@ -6,8 +6,9 @@ Its internal names stand in this file and nowhere else; tests/model/test_engine.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from model.config import RunConfig
 from model.optim import begin_state
+from model.optimizers.tensor_by_tensor import Packed
 from model.parallel.parameters import GlobalParameter, global_parameters
 
 
@@ -28,6 +30,9 @@ class Fragment:
     start: int
     tensors: Mapping[str, Tensor]
     """weight, and what the optimizer keeps of it (exp_avg, …): fp32 views into its own memory, one dimension."""
+    keep: Callable[[], None]
+    """Where ``tensors`` are copies, because the optimizer keeps them in another form: takes them back.  Shared by the fragments of
+    one tensor of its own."""
     whole_on_every_data_rank: bool
     """ZeRO-0: all data ranks hold, and update, the same."""
 
@@ -84,6 +89,7 @@ def _whole(optimizer: torch.optim.Optimizer, p: GlobalParameter, state: _States)
         shard_shape=tuple(p.shape),
         start=0,
         tensors={name: tensor.view(-1) for name, tensor in state.of(optimizer, p.data, p).items()},
+        keep=state.keep(optimizer, p),
         whole_on_every_data_rank=True,
     )
 
@@ -96,7 +102,9 @@ def _piece_of_states(optimizer: Any, p: GlobalParameter, state: _States) -> Frag
     flat = _flat_partitions(optimizer)[mapping.param_group_index]
     at, length = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
     return _part(
-        state.of(optimizer.optimizer, flat.data, flat),
+        optimizer.optimizer,
+        state,
+        flat,
         p,
         at,
         length,
@@ -114,22 +122,40 @@ def _piece_of_parameters(optimizer: Any, p: GlobalParameter, state: _States) -> 
     if length <= 0:
         return None
     flat = optimizer.fp32_partitioned_groups_flat[sub_group]
-    return _part(state.of(optimizer.optimizer, flat.data, flat), p, at, length, shard_shape=shape, start=start)
+    return _part(optimizer.optimizer, state, flat, p, at, length, shard_shape=shape, start=start)
 
 
 def _part(
-    flat: Mapping[str, Tensor], p: GlobalParameter, at: int, length: int, *, shard_shape: tuple[int, ...], start: int
+    inner: torch.optim.Optimizer,
+    state: _States,
+    flat: Tensor,
+    p: GlobalParameter,
+    at: int,
+    length: int,
+    *,
+    shard_shape: tuple[int, ...],
+    start: int,
 ) -> Fragment:
-    tensors = {name: tensor.narrow(0, at, length) for name, tensor in flat.items()}
-    return Fragment(parameter=p, shard_shape=shard_shape, start=start, tensors=tensors, whole_on_every_data_rank=False)
+    tensors = {name: tensor.narrow(0, at, length) for name, tensor in state.of(inner, flat.data, flat).items()}
+    return Fragment(
+        parameter=p,
+        shard_shape=shard_shape,
+        start=start,
+        tensors=tensors,
+        keep=state.keep(inner, flat),
+        whole_on_every_data_rank=False,
+    )
 
 
 @torch.no_grad()
-def after_load(engine: Any, progress: Progress | None) -> None:
-    """Bring the engine in line with fragments that were just filled: the counters, and the weights that the model computes with.
+def after_load(engine: Any, fragments: Iterable[Fragment], progress: Progress | None) -> None:
+    """Bring the engine in line with fragments that were just filled: what the optimizer keeps in another form, the counters, and
+    the weights that the model computes with.
 
     ``progress``: ``None`` where only weights were loaded; the optimizer then begins afresh.
     """
+    for keep in dict.fromkeys(fragment.keep for fragment in fragments):
+        keep()
     optimizer = engine.optimizer
     basic = isinstance(optimizer, torch.optim.Optimizer)
     restore_progress(engine, optimizer if basic else optimizer.optimizer, progress)
@@ -206,9 +232,25 @@ class _States:
 
     def __init__(self, config: RunConfig) -> None:
         self._kind, self._kept = config.optimizer, config.optimizer_states
+        self._unpacked: dict[Tensor, dict[str, Tensor]] = {}
+        self._keeps: dict[Tensor, Callable[[], None]] = {}
 
     def of(self, inner: torch.optim.Optimizer, weight: Tensor, key: Tensor) -> dict[str, Tensor]:
+        if isinstance(inner, Packed):
+            if key not in self._unpacked:
+                self._unpacked[key] = inner.unpacked(key)
+            return {"weight": weight} | self._unpacked[key]
         state = inner.state[key]
         if not state:
             state.update(begin_state(self._kind, self._kept, weight))
         return {"weight": weight} | {name: state[name] for name in self._kept}
+
+    def keep(self, inner: torch.optim.Optimizer, key: Tensor) -> Callable[[], None]:
+        """Takes back what ``of`` has unpacked of ``key``."""
+        if not isinstance(inner, Packed):
+            return _nothing
+        return self._keeps.setdefault(key, partial(inner.pack, key, self._unpacked[key]))
+
+
+def _nothing() -> None:
+    pass

@@ -10,10 +10,11 @@ from model.parallel.parameters import GlobalParameter
 
 
 @torch.no_grad()
-def clip_gradients(parameters: list[GlobalParameter], groups: Groups, largest: float) -> float:
+def clip_gradients(parameters: list[GlobalParameter], groups: Groups, largest: float, *, local: bool = False) -> float:
     """Scale all gradients so that their norm is at most ``largest`` (0: do not scale); return the norm before.
 
-    A parameter that lies on every tensor rank, or on two pipeline stages, is counted once.
+    A parameter that lies on every tensor rank, or on two pipeline stages, is counted once.  ``local``: every data rank has
+    gradients of its own; the norm is then the root of the mean of their squares, which that of their mean never exceeds.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     counted = [parameter.grad for parameter in parameters if parameter.grad is not None and counts(parameter, groups)]
@@ -21,6 +22,9 @@ def clip_gradients(parameters: list[GlobalParameter], groups: Groups, largest: f
     square = norms.double().square().sum()
     if groups.model_group is not None:
         dist.all_reduce(square, group=groups.model_group)
+    if local and groups.data_group is not None:
+        dist.all_reduce(square, group=groups.data_group)
+        square /= groups.layout.data
     norm = float(square.sqrt())
     if largest and norm > largest:
         torch._foreach_mul_(gradients, largest / (norm + 1e-6))

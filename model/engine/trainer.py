@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.config import BatchSizes, RunConfig
 from model.data.batch import Batch
+from model.engine.cpu_adam import load_operation
 from model.engine.diagnosis import bad_parameters, first_of_all, forward_again, watch_layers
 from model.engine.norm import clip_gradients
 from model.engine.recompute import recompute_with_deepspeed
@@ -65,7 +66,9 @@ class Trainer:
         self._own_norm: float | None = None
         mpu: Any = _Mpu(groups)
         recompute_with_deepspeed(model, config, groups, mpu, device)
-        optimizer = make_optimizer(config, model.parameters(), groups)
+        if config.optimizer_name == "cpu_adam":
+            load_operation(config.own.neox_hpc.cpu_adam_op)
+        optimizer = self._optimizer = make_optimizer(config, model.parameters(), groups)
         optimizer.register_step_pre_hook(self._before_step)
         with redirect_stdout(StringIO()):  # BF16_Optimizer prints the memory in use, a dozen times
             if self._staged:
@@ -86,6 +89,8 @@ class Trainer:
             FailedElsewhere: another rank says so.
         """
         rate = set_rate(self.engine, rate)
+        if self._local:  # from here to the end of the run
+            self.engine.enable_backward_allreduce = self.engine.pipeline_enable_backward_allreduce = False
         self._own_norm = None
         batches = list(batches)
         try:
@@ -119,6 +124,11 @@ class Trainer:
         return loss
 
     @property
+    def _local(self) -> bool:
+        """The optimizer takes this rank's own gradients in the coming step (1-bit Adam)."""
+        return bool(getattr(self._optimizer, "takes_local_gradients", False))
+
+    @property
     def _staged(self) -> bool:
         return self._groups.layout.pipe > 1
 
@@ -148,7 +158,8 @@ class Trainer:
         """Before the optimizer changes weights: clip where DeepSpeed does not, and stop at a gradient that is no number."""
         if self._config.zero_stage == 0:
             parameters = list(global_parameters(self.model))
-            norm = self._own_norm = clip_gradients(parameters, self._groups, self._config.optimization.gradient_clipping)
+            largest = self._config.optimization.gradient_clipping
+            norm = self._own_norm = clip_gradients(parameters, self._groups, largest, local=self._local)
         elif self._config.precision == "fp16":
             return  # DeepSpeed has looked: it skips steps that overflow
         else:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.optimizers.elementwise import Elementwise
+from model.optimizers.tensor_by_tensor import TensorByTensor
 
 
-class Lion(Elementwise):
+class Lion(TensorByTensor):
     """One moment, ``exp_avg``."""
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float]) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.optimizers.elementwise import Elementwise
+from model.optimizers.tensor_by_tensor import TensorByTensor
 
 
-class MadGrad(Elementwise):
+class MadGrad(TensorByTensor):
     """Keeps s, v and, with momentum, x0."""
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float, eps: float) -> None:

@@ -1,16 +1,17 @@
-"""What optimizers have in common that update every element by itself: a formula for one tensor, and a loop around it."""
+"""What our own optimizers have in common: a formula for one tensor, and a loop around it."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
-class Elementwise(torch.optim.Optimizer):
-    """Updates one tensor after the other; ZeRO may cut the tensors as it likes."""
+class TensorByTensor(torch.optim.Optimizer):
+    """Updates one tensor after the other."""
 
     @abstractmethod
     def update(self, weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -29,3 +30,14 @@ class Elementwise(torch.optim.Optimizer):
                     state["step"] = torch.zeros((), dtype=torch.float32)
                 state["step"] += 1
                 self.update(weight, weight.grad, state, group)
+
+
+@runtime_checkable
+class Packed(Protocol):
+    """An optimizer whose states have not the weight's shape: checkpoints keep them unpacked, so that any layout can take them."""
+
+    def unpacked(self, weight: Tensor) -> dict[str, Tensor]:
+        """The states of ``weight``, in fp32 and its shape, by the names in ``Optimizer.keeps``; before the first step as well."""
+
+    def pack(self, weight: Tensor, states: Mapping[str, Tensor]) -> None:
+        """Keep them."""
