@@ -130,6 +130,16 @@ def unknown_notes(site: Site, loaded: Loaded, request: Request, facts: Facts) ->
     return notes
 
 
+def optimizer_note(config: RunConfig) -> Iterator[str]:
+    """What DeepSpeed's Adam on the CPU needs, which cannot be seen from here."""
+    if config.optimizer_name == "cpu_adam" and config.own.neox_hpc.cpu_adam_op is None:
+        yield (
+            "optimizer: cpu_adam is an operation of DeepSpeed's that no job compiles: build it, `python -m model.engine.cpu_adam "
+            "FILE.so`, and name it, neox_hpc: {cpu_adam_op: FILE.so}; or install DeepSpeed with DS_BUILD_CPU_ADAM=1; or train with "
+            "torch's Adam, deepspeed_extra_args: {zero_force_ds_cpu_optimizer: false}; else the run stops before its first step"
+        )
+
+
 def in_rows(masks: tuple[str, ...]) -> bool:
     """Whether every rank has the same number of neighbouring cores: the one map that a launcher without maps follows."""
     cores = [cores_of(mask) for mask in masks]

@@ -40,7 +40,16 @@ from neox_hpc.decisions import (
 from neox_hpc.errors import Problem
 from neox_hpc.extras import check_extras, extra_notes
 from neox_hpc.launchers import Shell, Step, split_args
-from neox_hpc.notes import batch_note, default_notes, pipeline_note, plugin_notes, software_notes, stage_notes, unknown_notes
+from neox_hpc.notes import (
+    batch_note,
+    default_notes,
+    optimizer_note,
+    pipeline_note,
+    plugin_notes,
+    software_notes,
+    stage_notes,
+    unknown_notes,
+)
 from neox_hpc.outline import Outline, make_outline
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
@@ -148,7 +157,7 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     layout, batch, wrong = solve_layout(loaded, site, (nodes.value or 1) * ranks, vocab)
     problems += wrong
     notes = [*loaded.notes, *(decision.reason for decision in (nodes, walltime) if decision.reason)]
-    notes += [*software_notes(site, request), *extra_notes(loaded, site, request, facts)]
+    notes += [*software_notes(site, request), *extra_notes(loaded, site, request, facts), *optimizer_note(loaded.config)]
     notes += [*default_notes(loaded, site, request, account, queue), *unknown_notes(site, loaded, request, facts)]
     outline = None
     if layout is not None and batch is not None and nodes.value is not None:

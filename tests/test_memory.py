@@ -99,6 +99,24 @@ def test_bytes_a_parameter_by_precision_and_zero_stage(keys: dict[str, Any], dat
     assert found.states == moment.weights + moment.gradients + moment.optimizer
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"optimizer": {"type": "sgd"}}, 0),
+        ({"optimizer": {"type": "sgd", "params": {"momentum": 0.9}}}, 4),
+        ({"optimizer": {"type": "lion"}}, 4),
+        ({"optimizer": {"type": "madgrad_wd"}}, 12),
+        ({"optimizer": {"type": "madgrad_wd", "params": {"momentum": 0.0}}}, 8),
+        ({"optimizer": {"type": "sm3"}, "weight_decay": 0.0}, 0),
+        ({"optimizer": {"type": "onebitadam"}}, 16),
+        ({"use_bnb_optimizer": True}, 2 + 1 / 32),
+    ],
+)
+def test_bytes_that_an_optimizer_keeps_of_a_parameter(keys: dict[str, Any], expected: float) -> None:
+    count = count_parameters(loaded().config, Layout(world_size=1), 512)
+    assert at("update", memory(Layout(world_size=1), **keys)).optimizer / count == pytest.approx(expected, rel=1e-5)
+
+
 def test_activations_of_a_block_are_the_tensors_that_autograd_keeps() -> None:
     # s 64, b 4, h 64, a 4, 16-bit on a GPU; each of 4 blocks: 2 norms' inputs and outputs, q, k, v, heads out, 8 widths of the MLP;
     # scores; mean and deviation of the norms in fp32
@@ -193,6 +211,7 @@ CELLS: dict[str, tuple[int, dict[str, Any]]] = {
     "recomputed": (2, {"checkpoint_activations": True, "checkpoint_num_layers": 2, "train_micro_batch_size_per_gpu": 16}),
     "zero1_contiguous": (2, {"zero_optimization": {"stage": 1, "contiguous_gradients": True} | BUCKETS}),
     "zero2_accumulated": (2, {"zero_optimization": {"stage": 2} | BUCKETS, "gradient_accumulation_steps": 2}),
+    "zero1_lion": (2, {"zero_optimization": {"stage": 1} | BUCKETS, "optimizer": {"type": "lion"}}),
     "zero3": (2, {"zero_optimization": {"stage": 3} | BUCKETS}),
     "bf16": (2, {"precision": "bfloat16", "gradient_accumulation_steps": 2, "hidden_dropout": 0.1}),
     "sequence": (2, {"model_parallel_size": 2, "sequence_parallel": True, "num_kv_heads": 2}),

@@ -113,7 +113,7 @@ class RunConfig(BaseModel):
         name, forced = keys.optimizer.type, None if extra is None else extra.zero_force_ds_cpu_optimizer
         if keys.use_bnb_optimizer and name in ADAM_NAMES:
             return "adam8bit"
-        if name in ADAM_NAMES and forced:
+        if name in ADAM_NAMES and forced and self.deepspeed.zero_optimization.offloads_optimizer:
             return "cpu_adam"
         return "cpu_torch_adam" if name == "cpu_adam" and forced is False else name
 

@@ -344,6 +344,65 @@ def test_an_optimizer_of_the_node_needs_to_be_offloaded(name: str) -> None:
     assert "offload_optimizer: {device: cpu}" in problems(optimizer={"type": name})["optimizer.type"]
 
 
+@pytest.mark.parametrize("name", [name for name, kind in OPTIMIZERS.items() if kind.whole_because])
+@pytest.mark.parametrize(
+    ("keys", "why"), [({"zero_optimization": {"stage": 2}}, "stage 2"), ({"precision": "bfloat16"}, "bfloat16 runs as stage 1")]
+)
+def test_an_optimizer_of_whole_weights_is_refused_where_zero_cuts_them(name: str, keys: dict[str, Any], why: str) -> None:
+    found = problems(**keys_of(name) | keys)["optimizer.type"]
+    assert f"{name} {OPTIMIZERS[name].whole_because}" in found and f"({why})" in found and "stage: 0" in found
+
+
+FORCE = "deepspeed_extra_args.zero_force_ds_cpu_optimizer"
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [
+        ({"optimizer": {"type": "lion"}, "use_bnb_optimizer": True}, "use_bnb_optimizer"),
+        (IN_NODE | {"use_bnb_optimizer": True}, "use_bnb_optimizer"),
+        ({"optimizer": {"params": {"adam_w_mode": False}}, "use_bnb_optimizer": True}, "optimizer.params.adam_w_mode"),
+        ({"deepspeed_extra_args": {"zero_force_ds_cpu_optimizer": True}}, FORCE),
+        (IN_NODE | {"optimizer": {"type": "lion"}, "deepspeed_extra_args": {"zero_force_ds_cpu_optimizer": True}}, FORCE),
+        (IN_NODE | {"optimizer": {"type": "lion"}, "deepspeed_extra_args": {"zero_force_ds_cpu_optimizer": False}}, FORCE),
+        ({"neox_hpc": {"cpu_adam_op": "/x.so"}}, "neox_hpc.cpu_adam_op"),
+        ({"optimizer": {"type": "sm3"}}, "weight_decay"),
+    ],
+    ids=str,
+)
+def test_a_key_that_would_choose_nothing_is_refused(keys: dict[str, Any], key: str) -> None:
+    assert set(problems(**keys)) == {key}
+
+
+def forced(asked: str, force: bool | None) -> str:
+    extra = {} if force is None else {"deepspeed_extra_args": {"zero_force_ds_cpu_optimizer": force}}
+    return RunConfig.from_keys(KEYS | IN_NODE | {"optimizer": {"type": asked}} | extra).optimizer_name
+
+
+def test_deepspeeds_adam_on_the_cpu_runs_where_it_is_asked_for_and_not_forbidden() -> None:
+    assert [forced("adam", force) for force in (None, True, False)] == ["adam", "cpu_adam", "adam"]
+    assert [forced("cpu_adam", force) for force in (None, True, False)] == ["cpu_adam", "cpu_adam", "cpu_torch_adam"]
+
+
+def test_an_operation_that_is_not_built_stops_the_run_before_its_first_step(tmp_path: Path, two_ranks: RankPool) -> None:
+    keys = KEYS | keys_of("cpu_adam")
+    said = two_ranks.run("tests.model.keys.cases:refused_operation", keys)
+    assert len(set(said)) == 1 and "is not built" in said[0] and "zero_force_ds_cpu_optimizer: false" in said[0]
+    (tmp_path / "other.so").write_bytes(b"no library")
+    said = two_ranks.run(
+        "tests.model.keys.cases:refused_operation", keys | {"neox_hpc": {"cpu_adam_op": str(tmp_path / "other.so")}}
+    )
+    assert "other.so cannot be loaded" in said[0] and "python -m model.engine.cpu_adam" in said[0]
+
+
+def test_a_package_that_is_missing_stops_the_run_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("model.optimizers.adam8bit", "bitsandbytes", "bitsandbytes.optim", "bitsandbytes.functional"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ValueError, match=r"pip install 'bitsandbytes>=0\.50'"):
+        make_optimizer(config("adam8bit"), [nn.Parameter(torch.ones(2, 2))])
+
+
 def test_a_checkpoint_of_another_optimizer_is_refused_and_its_weights_alone_are_taken(
     tmp_path: Path, rank_pool: Callable[[int], RankPool]
 ) -> None:

@@ -9,18 +9,21 @@ import re
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch.distributed as dist
 
 from model.config import RunConfig, RunFile, write_run
 from model.config.deepspeed_sections import CommsLogger, FlopsProfiler
 from model.config.keys import Section, Status, status_of
+from model.engine.cpu_adam import load_operation
 from model.engine.settings import deepspeed_settings
 from model.gpt import GPT
 from model.parallel.groups import make_groups
 from tests.model.cases_engine import make_trainer
 from tests.model.cases_training import train
 from tests.model.networks import VOCAB, small_batch, small_config
+from tests.model.tiny import KEYS as TINY
 
 
 def train_here(folder: Path, keys: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +61,18 @@ def train_or_say_why_not(folder: Path, keys: dict[str, Any]) -> Any:
         return train_here(folder, keys)["metrics"]
     except ValueError as error:
         return str(error).replace(str(folder), "")
+
+
+def refused_operation(keys: dict[str, Any]) -> str:
+    """Why CPUAdam's operation cannot be had."""
+    from deepspeed.ops.op_builder.builder import OpBuilder
+
+    with mock.patch.dict(OpBuilder._loaded_ops, clear=True):
+        try:
+            load_operation(RunConfig.from_keys(TINY | keys).own.neox_hpc.cpu_adam_op)
+        except ValueError as error:
+            return str(error)
+    raise AssertionError("it is there")
 
 
 def _untimed(line: dict[str, Any]) -> dict[str, Any]:

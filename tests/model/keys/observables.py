@@ -200,6 +200,16 @@ def optimizer_steps(keys: dict[str, Any], here: Here) -> Any:
     return float(sum(parameter.detach().double().abs().sum() for parameter in network.parameters()))
 
 
+def optimizer_class(keys: dict[str, Any], here: Here) -> Any:
+    """Who makes the optimizer."""
+    return small_config(**keys).optimizer.make
+
+
+def cpu_adam_refusal(keys: dict[str, Any], here: Here) -> Any:
+    """Why a run with DeepSpeed's CPUAdam does not begin."""
+    return here.pool.run("tests.model.keys.cases:refused_operation", keys)[0]
+
+
 # Plans -------------------------------------------------------------------------------------------------------------------
 
 

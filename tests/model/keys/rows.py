@@ -99,6 +99,12 @@ STORED = SHAPE | {"checkpoint_activations": True}
 
 MUP: dict[str, Any] = {"use_mup": True}
 
+ON_NODE = {
+    "optimizer": {"type": "cpu_adam"},
+    "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+    "deepspeed_extra_args": {"log_level": "error"},
+}
+
 LIVE = (
     # the cut over GPUs, and the batch
     Row("model_parallel_size", 1, 2, see.plan),
@@ -214,6 +220,11 @@ LIVE = (
     Row("optimizer.params.eps", 1e-8, 1e-3, see.optimizer_steps),
     Row("optimizer.params.adam_w_mode", True, False, see.optimizer_steps),
     Row("optimizer.params.momentum", 0.5, 0.9, see.optimizer_steps, {"optimizer": {"type": "sgd"}}),
+    Row("optimizer.params.beta", 0.0, 0.9, see.optimizer_steps, {"optimizer": {"type": "sm3"}, "weight_decay": 0.0}),
+    Row("optimizer.params.freeze_step", 1, 2, see.optimizer_steps, {"optimizer": {"type": "onebitadam"}}),
+    Row("use_bnb_optimizer", False, True, see.optimizer_class),
+    Row("deepspeed_extra_args.zero_force_ds_cpu_optimizer", None, False, see.optimizer_class, ON_NODE),
+    Row("neox_hpc.cpu_adam_op", None, "FILES/absent.so", see.cpu_adam_refusal, ON_NODE),
     Row("optimizer.type", "adam", "lion", see.optimizer_steps),
     Row("override_lr_scheduler", False, True, see.continued, LOADED | {"min_lr": 0.001}),
     Row("use_checkpoint_lr_scheduler", False, True, see.continued, LOADED | {"min_lr": 0.001}),
