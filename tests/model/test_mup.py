@@ -235,7 +235,7 @@ def test_base_shapes_of_another_architecture_are_refused() -> None:
         ({"mup_init_scale": 2.0}, "mup_init_scale", "use_mup is false"),
         ({"coord_check": True}, "coord_check", "use_mup is false"),
         (WIDE | {"coord_check": True, "save_base_shapes": True}, "save_base_shapes", "two things"),
-        (WIDE | {"optimizer": {"type": "sm3"}}, "optimizer.type", "no rule for the learning rates of sm3"),
+        (WIDE | {"optimizer": {"type": "sm3"}, "weight_decay": 0.0}, "optimizer.type", "no rule for the learning rates of sm3"),
         (WIDE | {"scheduler": {"type": "WarmupLR", "params": {}}}, "scheduler", "one learning rate"),
         (WIDE | {"norm": "scalenorm"}, "norm", "what scalenorm makes does not keep its size"),
         (WIDE | {"pos_emb": "rpe"}, "pos_emb", "what rpe makes does not keep its size"),
