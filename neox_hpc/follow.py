@@ -15,6 +15,8 @@ from neox_hpc.rundir import RunDir
 from neox_hpc.status import Standing, State, look
 
 LOOK_S = 0.5
+FAR_LOOK_S = 2.0
+"""The same over ssh."""
 ASK_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Seconds between one question and the next; the last one repeats."""
 LOST_GRACE_S = 20.0
@@ -52,6 +54,7 @@ def follow(
     ask: Callable[[], Answer],
     *,
     shared: bool,
+    refresh: Callable[[], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Standing]:
@@ -59,11 +62,14 @@ def follow(
 
     Args:
         shared: the scheduler serves others too: ask it rarely.
+        refresh: what brings the files of a run on another machine here.
     """
     rare = RareAsk(ask, clock, float(run.plan.get("poll_s") or 0.0))
     marks: object = None
     lost_s: float | None = None
     while True:
+        if refresh is not None:
+            refresh()
         if (found := _marks(run)) != marks:
             marks = found
             rare.soon()
@@ -73,7 +79,7 @@ def follow(
         yield standing
         if standing.verdict.state is State.NOT_SUBMITTED or (standing.verdict.state.ended and not _may_yet_appear(lost_s, clock())):
             return
-        sleep(LOOK_S)
+        sleep(LOOK_S if refresh is None else FAR_LOOK_S)
 
 
 def _marks(run: RunDir) -> object:

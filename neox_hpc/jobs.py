@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from neox_hpc import proc
 from neox_hpc.errors import Failure, NeoxHpcError, Problem, UserError
-from neox_hpc.rundir import Receipt, RunDir
+from neox_hpc.rundir import Far, Receipt, RunDir
 from neox_hpc.schedulers import SCHEDULERS, JobState, JobStatus, Scheduler
 
 SUBMIT_TIMEOUT_S = 120.0
@@ -44,6 +45,105 @@ class Unclear(Failure):
     """A submission of which nobody knows whether it happened."""
 
 
+class Host(Protocol):
+    """A machine whose scheduler is spoken to."""
+
+    def ask(
+        self,
+        argv: Sequence[str],
+        *,
+        clean: Callable[[Mapping[str, str]], Mapping[str, str]],
+        timeout_s: float,
+        stdin: str | None = None,
+        again: bool = True,
+    ) -> proc.Answer:
+        """Run a program to its end, in an environment that ``clean`` has seen to.
+
+        Args:
+            again: it may be run once more when the way there breaks.
+
+        Raises:
+            UserError: there is no such program.
+            NoAnswer: it did not end within ``timeout_s``.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """This machine."""
+
+    environ: Mapping[str, str]
+
+    def ask(
+        self,
+        argv: Sequence[str],
+        *,
+        clean: Callable[[Mapping[str, str]], Mapping[str, str]],
+        timeout_s: float,
+        stdin: str | None = None,
+        again: bool = True,
+    ) -> proc.Answer:
+        return proc.ask(argv, timeout_s=timeout_s, environ=clean(self.environ), stdin=stdin)
+
+
+class FarHost(Host, Protocol):
+    """Another machine, with the runs that are there."""
+
+    def reach(self) -> None:
+        """Log in there, if that is not done.
+
+        Raises:
+            UserError: it does not let the user in.
+            Failure: it does not answer.
+        """
+        ...
+
+    def refresh(self, run: RunDir, wanted: Mapping[str, int | str]) -> None:
+        """Bring the copy of a run up to date.
+
+        Args:
+            wanted: file -> what of it must be known: from this byte on, or as far.py's scripts read it.
+        """
+        ...
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The machines that runs are on: this one, and those that ssh leads to, each reached once."""
+
+    environ: Mapping[str, str]
+    reach: Callable[[Far], FarHost]
+    _reached: dict[tuple[str, str], FarHost] = field(default_factory=dict)
+
+    def of(self, run: RunDir) -> Host:
+        """Where a run's scheduler is."""
+        far = run.far
+        return Here(self.environ) if far is None else self.far(far)
+
+    def far(self, far: Far) -> FarHost:
+        """The machine of a far run."""
+        key = far.host, far.ssh
+        if key not in self._reached:
+            self._reached[key] = self.reach(far)
+        return self._reached[key]
+
+    def refresh(self, run: RunDir, wanted: Mapping[str, int | str] | None = None) -> None:
+        """Bring the copy of a far run up to date; a run of this machine needs nothing."""
+        far = run.far
+        if far is not None:
+            self.far(far).refresh(run, {"metrics.jsonl": METRICS_TAIL, "logs/job.out": LOG_TAIL, **(wanted or {})})
+
+
+METRICS_TAIL = "-65536"
+"""What status reads of the metrics, and more."""
+LOG_TAIL = "-16384"
+
+
 def submit_job(scheduler: Scheduler, run: RunDir, environ: Mapping[str, str]) -> Taken:
     """Hand a run's script to its scheduler.
 
@@ -68,7 +168,7 @@ def submit_job(scheduler: Scheduler, run: RunDir, environ: Mapping[str, str]) ->
         raise Unclear(f"{error}\n  {advice}") from None
 
 
-def ask_jobs(scheduler: Scheduler, job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Answer]:
+def ask_jobs(scheduler: Scheduler, job_ids: Sequence[str], host: Host) -> dict[str, Answer]:
     """Ask a scheduler how jobs stand, once for all of them; never fails: silence is an answer."""
     known: dict[str, JobStatus] = {}
     answered, silence = False, ""
@@ -76,17 +176,17 @@ def ask_jobs(scheduler: Scheduler, job_ids: Sequence[str], environ: Mapping[str,
         left = [job_id for job_id in job_ids if job_id not in known]
         if not left:
             break
-        said, trouble = _ask(scheduler, scheduler.status_argvs(left)[step], environ)
+        said, trouble = _ask(scheduler, scheduler.status_argvs(left)[step], host)
         known |= {job_id: said[scheduler.key(job_id)] for job_id in left if scheduler.key(job_id) in said}
         answered, silence = answered or not trouble, silence or trouble
     unknown = Answer(silence="" if answered else silence)
     return {job_id: Answer(status=known[job_id]) if job_id in known else unknown for job_id in job_ids}
 
 
-def _ask(scheduler: Scheduler, argv: list[str], environ: Mapping[str, str]) -> tuple[dict[str, JobStatus], str]:
+def _ask(scheduler: Scheduler, argv: list[str], host: Host) -> tuple[dict[str, JobStatus], str]:
     """What one command knows of the jobs; and why it does not speak for those that it leaves out."""
     try:
-        said = proc.ask(argv, timeout_s=ASK_TIMEOUT_S, environ=scheduler.submit_environment(environ))
+        said = host.ask(argv, timeout_s=ASK_TIMEOUT_S, clean=scheduler.submit_environment)
     except NeoxHpcError as error:
         return {}, str(error).partition("\n")[0]
     trouble = ""
@@ -98,7 +198,7 @@ def _ask(scheduler: Scheduler, argv: list[str], environ: Mapping[str, str]) -> t
         return {}, trouble or f"{argv[0]}: its answer cannot be read: {error}"
 
 
-def signal_job(scheduler: Scheduler, receipt: Receipt, signal: str, environ: Mapping[str, str]) -> None:
+def signal_job(scheduler: Scheduler, receipt: Receipt, signal: str, host: Host) -> None:
     """Send a signal to a job's script, which passes it on to the ranks.
 
     Raises:
@@ -106,10 +206,10 @@ def signal_job(scheduler: Scheduler, receipt: Receipt, signal: str, environ: Map
     """
     _check_host(scheduler, receipt)
     argv = scheduler.signal_argv(receipt.job_id, signal)
-    proc.run(argv, timeout_s=ASK_TIMEOUT_S, environ=scheduler.submit_environment(environ))
+    proc.stdout_of(host.ask(argv, timeout_s=ASK_TIMEOUT_S, clean=scheduler.submit_environment, again=False))
 
 
-def try_script(scheduler: Scheduler, script: str, environ: Mapping[str, str]) -> str:
+def try_script(scheduler: Scheduler, script: str, host: Host) -> str:
     """A scheduler's own verdict on a script that it is not given to run.
 
     Raises:
@@ -119,7 +219,7 @@ def try_script(scheduler: Scheduler, script: str, environ: Mapping[str, str]) ->
     argv = scheduler.test_argv()
     if not argv:
         raise UserError(Problem("--test-only", "this scheduler has no command that tests a script", "--dry-run shows the script"))
-    said = proc.ask(argv, timeout_s=SUBMIT_TIMEOUT_S, environ=scheduler.submit_environment(environ), stdin=script)
+    said = host.ask(argv, timeout_s=SUBMIT_TIMEOUT_S, clean=scheduler.submit_environment, stdin=script)
     if said.status != 0:
         words = (said.stderr.strip() or said.stdout.strip() or f"exit status {said.status}").replace("\n", "\n  ")
         raise UserError(Problem(shlex.join(argv), words, "mend what it names: it would refuse the job"))
@@ -143,40 +243,86 @@ def read_hosts(scheduler: Scheduler, environ: Mapping[str, str]) -> list[str] | 
         raise Failure(f"{source.file}: cannot be read: {error.strerror}") from None
 
 
-def cancel_job(scheduler: Scheduler, receipt: Receipt, environ: Mapping[str, str]) -> None:
+def cancel_job(scheduler: Scheduler, receipt: Receipt, host: Host) -> None:
     """Stop a job; returns when it has been told (local site: when it has ended).
 
     Raises:
         UserError, NoAnswer: the scheduler refuses, or does not answer.
     """
     if scheduler.starts_job:
-        proc.run(scheduler.cancel_argv(receipt.job_id), timeout_s=ASK_TIMEOUT_S, environ=scheduler.submit_environment(environ))
+        argv = scheduler.cancel_argv(receipt.job_id)
+        proc.stdout_of(host.ask(argv, timeout_s=ASK_TIMEOUT_S, clean=scheduler.submit_environment))
         return
     _check_host(scheduler, receipt)
     proc.end_session(_process_of(receipt), grace_s=CANCEL_GRACE_S)
 
 
-def asker(run: RunDir, environ: Mapping[str, str]) -> Callable[[], Answer]:
+def asker(run: RunDir, hosts: Hosts, wanted: Mapping[str, int | str] | None = None) -> Callable[[], Answer]:
     """A question about one run's job, to be put again and again."""
-    return lambda: ask_runs([run], environ)[run.path]
+    return lambda: ask_runs([run], hosts, wanted)[run.path]
 
 
-def ask_runs(runs: Sequence[RunDir], environ: Mapping[str, str]) -> dict[Path, Answer]:
-    """How the jobs of runs stand, by the run's directory.  Every scheduler is asked once for all of its jobs; never fails."""
+def ask_runs(runs: Sequence[RunDir], hosts: Hosts, wanted: Mapping[str, int | str] | None = None) -> dict[Path, Answer]:
+    """How the jobs of runs stand, by the run's directory.  Every scheduler is asked once for all of its jobs; then the copies of
+    far runs are brought up to date.  A silent scheduler, or a machine that cannot be reached, is an answer.
+
+    Args:
+        wanted: what must be known of a far run's files, beside what a status needs.
+
+    Raises:
+        UserError: a machine does not let the user in.
+    """
     answers: dict[Path, Answer] = {}
-    jobs: dict[Scheduler, list[tuple[str, RunDir]]] = {}
+    jobs: dict[tuple[Scheduler, tuple[str, str] | None], list[tuple[str, RunDir]]] = {}
+    lost = _unreachable(runs, hosts)
     for run in runs:
+        if (machine := _machine(run)) in lost:
+            answers[run.path] = Answer(silence=lost[machine])
+            continue
         receipt, scheduler = run.receipt, scheduler_of(run)
         if receipt is None:
             answers[run.path] = Answer(silence="never submitted")
         elif scheduler.starts_job:
-            jobs.setdefault(scheduler, []).append((receipt.job_id, run))
+            jobs.setdefault((scheduler, machine), []).append((receipt.job_id, run))
         else:
             answers[run.path] = _ask_process(run, receipt)
-    for scheduler, asked in jobs.items():
-        said = ask_jobs(scheduler, list(dict.fromkeys(job_id for job_id, _ in asked)), environ)
+    for (scheduler, _), asked in jobs.items():
+        said = ask_jobs(scheduler, list(dict.fromkeys(job_id for job_id, _ in asked)), hosts.of(asked[0][1]))
         answers |= {run.path: said[job_id] for job_id, run in asked}
+    for run in runs:
+        if (machine := _machine(run)) is not None and machine not in lost:
+            answers[run.path] = _refresh(run, answers[run.path], hosts, wanted)
     return answers
+
+
+def _machine(run: RunDir) -> tuple[str, str] | None:
+    """Which other machine a run is on, and the way to it."""
+    far = run.far
+    return None if far is None else (far.host, far.ssh)
+
+
+def _unreachable(runs: Iterable[RunDir], hosts: Hosts) -> dict[tuple[str, str] | None, str]:
+    """The other machines that do not answer, and why."""
+    lost: dict[tuple[str, str] | None, str] = {}
+    for machine, far in {_machine(run): far for run in runs if (far := run.far) is not None}.items():
+        try:
+            hosts.far(far).reach()
+        except Failure as error:
+            lost[machine] = str(error).partition("\n")[0]
+    return lost
+
+
+def _refresh(run: RunDir, answer: Answer, hosts: Hosts, wanted: Mapping[str, int | str] | None) -> Answer:
+    """The answer, once the copy is up to date; the job of a submission that broke may be known only then."""
+    before = run.receipt
+    try:
+        hosts.refresh(run, wanted)
+    except Failure as error:
+        return Answer(status=answer.status, silence=answer.silence or str(error).partition("\n")[0])
+    receipt = run.receipt
+    if before is not None or receipt is None:
+        return answer
+    return ask_jobs(scheduler_of(run), [receipt.job_id], hosts.of(run))[receipt.job_id]
 
 
 def scheduler_of(run: RunDir) -> Scheduler:

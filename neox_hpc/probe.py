@@ -75,11 +75,7 @@ def probe(
         hostfiles: where the site's hosts may stand; the first that is there is read.
         packages: to be looked for in the environment of the ranks.
     """
-    wanted = [file for path in inputs(config, str(cwd)) for file in path.files]
-    software = site.software
-    venv = software.venv and [f"{software.venv}/{UNFINISHED}", *([f"{software.venv}{ARCHIVE}"] if site.stage.env else [])]
-    wanted += [path for path in (software.interpreter, *(venv or ()), image) if path]
-    exists = {path: found for path in wanted if (found := _exists(path)) is not None}
+    exists = {path: found for path in wanted_paths(config, site, str(cwd), image) if (found := _exists(path)) is not None}
     machine = read_machine(environ, root) if site.here else Machine()
     real = {path: resolved for path in bound if (resolved := os.path.realpath(path)) != path}
     hostfile = next(filter(None, map(read_hostfile, hostfiles)), None)
@@ -109,6 +105,14 @@ def read_packages(environment: Path, packages: Collection[str]) -> dict[str, boo
     apart = "include-system-site-packages = false" in _text(environment / "pyvenv.cfg") or (environment / "conda-meta").is_dir()
     found = {package: package.replace("-", "_").lower() in records for package in packages}
     return {package: there for package, there in found.items() if there or (folders and apart)}
+
+
+def wanted_paths(config: RunConfig, site: Site, cwd: str, image: str | None) -> list[str]:
+    """The paths of which the plan wants to know whether they are there."""
+    wanted = [file for path in inputs(config, cwd) for file in path.files]
+    software = site.software
+    venv = software.venv and [f"{software.venv}/{UNFINISHED}", *([f"{software.venv}{ARCHIVE}"] if site.stage.env else [])]
+    return wanted + [path for path in (software.interpreter, *(venv or ()), image) if path]
 
 
 def read_hostfile(path: str) -> Hostfile | None:

@@ -72,10 +72,18 @@ def run(
         UserError: there is no such program, or it refused: with its command and its own words.
         NoAnswer: it hangs.
     """
-    answer = ask(argv, timeout_s=timeout_s, environ=environ, cwd=cwd, stdin=stdin)
+    return stdout_of(ask(argv, timeout_s=timeout_s, environ=environ, cwd=cwd, stdin=stdin))
+
+
+def stdout_of(answer: Answer) -> str:
+    """What a program printed that must have succeeded.
+
+    Raises:
+        UserError: it refused: with its command and its own words.
+    """
     if answer.status != 0:
         words = (answer.stderr.strip() or answer.stdout.strip() or "it said nothing").replace("\n", "\n  ")
-        raise UserError(Problem(where=shlex.join(argv), wrong=f"{_ending(answer.status)}: {words}"))
+        raise UserError(Problem(where=shlex.join(answer.argv), wrong=f"{_ending(answer.status)}: {words}"))
     return answer.stdout
 
 

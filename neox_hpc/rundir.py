@@ -5,6 +5,7 @@ Changes when the layout of a run directory does::
     run.json  plan.json  job.sh  code/model/…      written by submit
     receipt.json                                   after submit: the job's id, when, by whom, hashes
     cancelled.json                                 after cancel
+    far.json                                       where the run really is, in the copy that is kept of one on another machine
     logs/job.out  logs/<attempt>/{rank<R>.error,outcome}  metrics.jsonl  checkpoints/   written by the job
 """
 
@@ -46,6 +47,24 @@ class Receipt:
     git_commit: str = ""
     process_started: int | None = None
     """Local site: when process ``job_id`` started (proc.ProcessId), so that a recycled number is not taken for the job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Far:
+    """Where a run really is whose directory here is a copy: of what was submitted, and of what was last seen."""
+
+    host: str
+    """As ssh takes it."""
+    ssh: str
+    """How it is reached: paramiko, openssh."""
+    path: str
+    """Of the run directory there."""
+    token: str
+    """What the far side knows this submission by, however often it is tried."""
+    digest: str
+    """Hash of all that is submitted."""
+    draft: Mapping[str, Any]
+    """The receipt, up to the job's id."""
 
 
 @dataclass(frozen=True, order=True)
@@ -116,6 +135,17 @@ class RunDir:
         return self.path.name
 
     @property
+    def far(self) -> Far | None:
+        """Where it really is, if that is another machine."""
+        path = self.path / "far.json"
+        return Far(**_read_json(path)) if path.exists() else None
+
+    @property
+    def place(self) -> str:
+        """Where its files are, for a reader: ``/scratch/me/runs/x``, ``me@login:/scratch/me/runs/x``."""
+        return str(self.path) if (far := self.far) is None else f"{far.host}:{far.path}"
+
+    @property
     def script(self) -> Path:
         """What is submitted."""
         return self.path / "job.sh"
@@ -151,11 +181,9 @@ class RunDir:
         if not path.exists():
             return None
         known = {field.name for field in dataclasses.fields(Receipt)}
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in _read_json(path).items() if key in known
-        }
+        values = {key: value for key, value in _read_json(path).items() if key in known}
         try:
-            return Receipt(**values)
+            return make_receipt(values)
         except TypeError as error:
             raise Failure(f"{path}: not a receipt of this version: {error}") from None
 
@@ -170,6 +198,16 @@ class RunDir:
         folder = self.path / "logs"
         found = [Attempt(int(path.name), path) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
         return tuple(sorted(found, key=lambda attempt: attempt.number))
+
+
+def make_receipt(values: Mapping[str, Any]) -> Receipt:
+    """A receipt from what JSON has made of one.
+
+    Raises:
+        TypeError: something is missing.
+    """
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Receipt(**fields)
 
 
 def open_run(path: Path) -> RunDir:
@@ -230,19 +268,68 @@ def write_run_dir(path: Path, files: Mapping[str, str], snapshot: Snapshot) -> R
     return RunDir(path)
 
 
+def keep_far_run(path: Path, files: Mapping[str, str], far: Far) -> RunDir:
+    """The copy of a run on another machine, made before anything is sent there.
+
+    Raises:
+        UserError: it exists, or cannot be written.
+    """
+    return write_run_dir(path, {**files, "far.json": json.dumps(dataclasses.asdict(far), indent=1) + "\n"}, Snapshot(files={}))
+
+
+def keep_piece(run: RunDir, name: str, *, start: int, content: bytes, mtime_s: float) -> None:
+    """Put bytes of a far run's file into its copy: at their place where they follow what is known, else in place of that.
+
+    What comes before ``start`` and is not known is a hole (zeros), and ``NAME.from`` beside it tells where the known part begins.
+
+    Raises:
+        Failure: the copy cannot be written.
+    """
+    path = run.path / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first, end = known_part(run, name)
+        if start == 0 or not first <= start <= end:
+            path.unlink(missing_ok=True)
+            _from(path).unlink(missing_ok=True)
+            if start:
+                write_atomically(_from(path), str(start).encode())
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.seek(start)
+            file.write(content)
+        os.utime(path, (mtime_s, mtime_s))
+    except OSError as error:
+        raise Failure(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def known_part(run: RunDir, name: str) -> tuple[int, int]:
+    """First byte and end of what a far run's copy holds of a file."""
+    path = run.path / name
+    first = _text_or_empty(_from(path))
+    return (int(first or 0), path.stat().st_size) if path.exists() else (0, 0)
+
+
+def _from(path: Path) -> Path:
+    return path.with_name(f".{path.name}.from")
+
+
 def remove_run_dir(run: RunDir) -> None:
     """Take back a run directory whose job no scheduler took."""
     shutil.rmtree(run.path, ignore_errors=True)
 
 
-def write_receipt(run: RunDir, receipt: Receipt) -> None:
-    """Record that a scheduler took the job."""
-    write_atomically(run.path / "receipt.json", _json_bytes(dataclasses.asdict(receipt)))
+def write_receipt(run: RunDir, receipt: Receipt) -> bytes:
+    """Record that a scheduler took the job; returns what was written."""
+    content = _json_bytes(dataclasses.asdict(receipt))
+    write_atomically(run.path / "receipt.json", content)
+    return content
 
 
-def write_cancelled(run: RunDir, *, at: str, user: str) -> None:
-    """Record that the job was cancelled; a scheduler forgets it soon."""
-    write_atomically(run.path / "cancelled.json", _json_bytes({"at": at, "user": user}))
+def write_cancelled(run: RunDir, *, at: str, user: str) -> bytes:
+    """Record that the job was cancelled; a scheduler forgets it soon.  Returns what was written."""
+    content = _json_bytes({"at": at, "user": user})
+    write_atomically(run.path / "cancelled.json", content)
+    return content
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -473,6 +473,10 @@ class Site(_Facts):
         default=False, description="The machine that runs neox-hpc: null facts of node and software are read from it."
     )
     login_hosts: tuple[str, ...] = Field(default=(), strict=False, description="Where one logs in.")
+    login: str | None = Field(
+        default=None,
+        description="USER@HOST[:FOLDER] to submit at by ssh from a machine that has not the site's scheduler, as --host says it.",
+    )
     detect: tuple[Detect, ...] = Field(
         default=(), strict=False, description="How the machine is told from others, best sign first."
     )

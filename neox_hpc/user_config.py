@@ -1,7 +1,7 @@
 """``~/.config/neox-hpc/``: what is the user's own at a site, and own sites.  Changes when something else is kept there.
 
 sites:
-  mysite: {account: ABC123, venv: /project/ABC123/env}
+  mysite: {account: ABC123, venv: /project/ABC123/env, login: me@login.mysite.org}
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SOFTWARE = {
     "container": ("container", "image"),
 }
 """What the ranks run in there: key -> the fact of a site whose place it takes."""
-SITE_KEYS = ("account", *SOFTWARE)
+SITE_KEYS = ("account", "login", *SOFTWARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class UserSite:
     account: str | None = None
     place: str = ""
     """``file:line`` of the account."""
+    login: str | None = None
+    """Where jobs are submitted from another machine."""
     facts: Marked = NOTHING
     """In the form of a site file, over the site's own."""
 
@@ -58,7 +60,7 @@ def read_user_site(site: str, home: Path) -> UserSite:
         raise UserError(problems)
     own = read.values.get("sites", {}).get(site, {})
     place = located(read.places, f"sites.{site}.account").split("  ")[0]
-    return UserSite(account=own.get("account"), place=place, facts=_facts(site, own, read))
+    return UserSite(account=own.get("account"), place=place, login=own.get("login"), facts=_facts(site, own, read))
 
 
 def _facts(site: str, own: dict[str, Any], read: Marked) -> Marked:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from neox_hpc.cli.runs import all_hosts
 from neox_hpc.cli.show import number, print_json, print_table, style_state
 from neox_hpc.cli.status import as_facts
 from neox_hpc.errors import NeoxHpcError
@@ -36,7 +37,7 @@ def list_runs(lines: int, as_json: bool) -> None:
     file = registry_file(os.environ)
     entries = list({entry.path: entry for entry in reversed(read_registry(file))}.values())[::-1]
     runs = list(itertools.islice(_open(entries), lines))
-    answers = ask_runs([run for _, run in runs if not _has_outcome(run)], os.environ)
+    answers = ask_runs([run for _, run in runs if not _has_outcome(run)], all_hosts())
     standings = [(entry, look(run, partial(_answer_of, run, answers))) for entry, run in runs]
     if as_json:
         print_json([as_facts(standing) | {"submitted_at": entry.submitted_at} for entry, standing in standings])
@@ -88,5 +89,5 @@ def _row(entry: Entry, standing: Standing) -> tuple[str, ...]:
         standing.site,
         entry.job_id,
         entry.submitted_at.replace("T", " ")[:16],
-        entry.path,
+        standing.run.place,
     )

@@ -5,19 +5,20 @@ Changes when how it is printed does.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 
 import click
 
-from neox_hpc.cli.runs import RunParameter, newest_run
+from neox_hpc.cli.runs import RunParameter, all_hosts, newest_run, refresher
 from neox_hpc.cli.show import style_state
 from neox_hpc.follow import follow
-from neox_hpc.jobs import asker, scheduler_of
+from neox_hpc.jobs import Hosts, asker, scheduler_of
 from neox_hpc.logs import Stream, tail_offset
 from neox_hpc.rundir import RunDir
 from neox_hpc.status import Standing, State, look
+
+LOG = "logs/job.out"
 
 
 @click.command()
@@ -34,19 +35,24 @@ def logs(run: RunDir | None, *, following: bool, lines: int | None) -> None:
       neox-hpc logs -n 50 4711
     """
     run = run or newest_run()
+    hosts = all_hosts()
+    wanted: dict[str, int | str] = {LOG: 0 if lines is None else f"~{lines}"}
+    hosts.refresh(run, wanted)
     stream = Stream(run.log, 0 if lines is None else tail_offset(run.log, lines))
+    wanted[LOG] = stream.offset
     if following:
-        _follow(run, stream)
+        _follow(run, stream, hosts, wanted)
         return
     _print_new(stream)
     if not stream.has_begun:
-        _explain_silence(look(run, asker(run, os.environ)))
+        _explain_silence(look(run, asker(run, hosts)))
 
 
-def _follow(run: RunDir, stream: Stream) -> None:
+def _follow(run: RunDir, stream: Stream, hosts: Hosts, wanted: dict[str, int | str]) -> None:
     last = None
     try:
-        for standing in follow(run, asker(run, os.environ), shared=scheduler_of(run).starts_job):
+        refresh = refresher(run, hosts, wanted)
+        for standing in follow(run, asker(run, hosts, wanted), shared=scheduler_of(run).starts_job, refresh=refresh):
             _print_new(stream)
             if last is None and not stream.has_begun and not standing.verdict.state.ended:
                 _explain_silence(standing)

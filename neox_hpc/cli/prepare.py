@@ -1,4 +1,5 @@
-"""Steps 1 to 5 of a submit: from the command line to rendered files.  Nothing here can reach a scheduler.
+"""Steps 1 to 5 of a submit: from the command line to rendered files.  Nothing here can reach a scheduler; with ``--host`` the files
+of that machine are looked at, by ssh.
 
 Changes when what the command line asks for does.
 """
@@ -6,6 +7,7 @@ Changes when what the command line asks for does.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +38,9 @@ from neox_hpc.vocabulary import RunConfig
 
 if TYPE_CHECKING:
     from neox_hpc.auto import Proposals
+
+if TYPE_CHECKING:
+    from neox_hpc.cli.far import FarDesk
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -68,6 +73,8 @@ class Asked:
     auto: bool = False
     node_rank: int | None = None
     """Nodes that are started one by one have a run directory each."""
+    host: str | None = None
+    ssh: str = "paramiko"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +103,8 @@ class Prepared:
     config: RunConfig
     proposals: Proposals | None = None
     """With --auto; the plan is that of the first."""
+    far: FarDesk | None = None
+    """The machine that it will be submitted at, where that is another one."""
 
     @property
     def plan(self) -> Plan:
@@ -134,6 +143,8 @@ class Here:
 
 
 AsLaunched = Callable[[Loaded, Site, Request], Here]
+Given = tuple[Loaded, tuple[Site, Mapping[str, str]], UserSite, Times]
+"""The configuration, the site with the places of its facts, what the user says of it, and the texts of the command line."""
 
 
 def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -> Prepared:
@@ -142,14 +153,49 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
     Raises:
         UserError: the files or the site cannot be read; problems of the plan are in the result.
     """
-    loaded, (site, places), user, times = _load(asked, cwd)
+    given = _load(asked, cwd)
+    loaded, (site, _), user, _ = given
+    name = _as_directory(run_name(asked.name, loaded.files))
+    far = _far(asked, site, user) if as_launched is None else None
+    if far is not None:
+        return far.choose(name, lambda run_dir: _prepare_at(run_dir, None, far.folder, given, asked, cwd, None, far))
+    path, joins = _paths(cwd / Path(asked.output_dir).expanduser(), name, asked)
+    return _prepare_at(str(path), None if joins is None else str(joins), str(cwd), given, asked, cwd, as_launched, None)
+
+
+def _far(asked: Asked, site: Site, user: UserSite) -> FarDesk | None:
+    """The machine to submit at: of ``--host``; else of the user's file or the site's, where its scheduler is not on this one."""
+    submits = SCHEDULERS[site.scheduler].submit_argv(Path("job.sh"))[0]
+    text = asked.host or (None if shutil.which(submits) else user.login or site.login)
+    if text is None or text == THIS_MACHINE:
+        return None
+    from neox_hpc.cli.far import desk_at
+
+    return desk_at(text, asked, site)
+
+
+def _prepare_at(
+    run_dir: str,
+    joins: str | None,
+    folder: str,
+    given: Given,
+    asked: Asked,
+    cwd: Path,
+    as_launched: AsLaunched | None,
+    far: FarDesk | None,
+) -> Prepared:
+    """The job in a run directory.
+
+    Args:
+        folder: what relative paths of inputs count from, on the machine that submits.
+    """
+    loaded, (site, places), user, times = given
     name = run_name(asked.name, loaded.files)
-    path, joins = _paths(cwd / Path(asked.output_dir).expanduser(), _as_directory(name), asked)
     request = Request(
         name=name,
         name_is_given=bool(asked.name),
-        run_dir=str(path),
-        cwd=str(cwd),
+        run_dir=run_dir,
+        cwd=folder,
         user=user_name(),
         git_commit=git_commit(cwd),
         neox_hpc=__version__,
@@ -157,8 +203,8 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
         walltime_s=times.walltime_s,
         account=asked.account,
         user_account=(user.place, user.account) if user.account else None,
-        environment_account=_environment_account(site),
-        environment_hostfile=os.environ.get("DLTS_HOSTFILE"),
+        environment_account=_environment_account(site) if far is None else None,
+        environment_hostfile=os.environ.get("DLTS_HOSTFILE") if far is None else None,
         queue=asked.queue,
         container=asked.container,
         software_place=user.software_place if asked.container is None and not _names_software(asked) else None,
@@ -169,7 +215,7 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
         early_signal=times.early_signal,
         requeue=asked.requeue,
         node_rank=asked.node_rank,
-        joins=None if joins is None else str(joins),
+        joins=joins,
         launcher_args=asked.launcher_args,
     )
     here = as_launched(loaded, site, request) if as_launched is not None else _on_hosts(loaded, site, request)
@@ -179,8 +225,11 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
     file = image if image is not None and image.startswith("/") else None
     bound = bound_paths(loaded.config, request) if image is not None else ()
     hosts = hostfile_paths(loaded, site, request)
-    extras = [extra.package for extra in extras_of(loaded.config)] if image is None else []
-    facts = probe(loaded.config, site, cwd=cwd, environ=os.environ, image=file, bound=bound, hostfiles=hosts, packages=extras)
+    if far is None:
+        extras = [extra.package for extra in extras_of(loaded.config)] if image is None else []
+        facts = probe(loaded.config, site, cwd=cwd, environ=os.environ, image=file, bound=bound, hostfiles=hosts, packages=extras)
+    else:
+        facts = far.probe(loaded.config, site, image=file, bound=bound, hostfiles=hosts)
     facts = here.facts(facts) if here is not None else facts
     proposals = _propose(loaded, site, request, facts) if asked.auto else None
     if proposals is not None:
@@ -203,6 +252,7 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
         site=with_machine(with_slots(site, facts), facts)[0],
         config=loaded.config,
         proposals=proposals,
+        far=far,
     )
 
 
@@ -242,7 +292,7 @@ def print_problems(problems: Iterable[Problem]) -> None:
             click.echo(f"  {problem.where}: {problem.wrong}" + (f" ({problem.fix})" if problem.fix else ""), err=True)
 
 
-def _load(asked: Asked, cwd: Path) -> tuple[Loaded, tuple[Site, Mapping[str, str]], UserSite, Times]:
+def _load(asked: Asked, cwd: Path) -> Given:
     """The configuration, the site, what the user says of it, and the texts of the command line; the problems of all at once."""
     problems: list[Problem] = []
     loaded = _collect(problems, lambda: load_config(asked.configs, conf_dir=asked.conf_dir, sets=asked.sets, cwd=cwd))
@@ -324,6 +374,8 @@ def _read(option: str, text: str | None, read: Callable[[str], Value]) -> Value 
 
 _ARGUMENT = click.argument("configs", nargs=-1, required=True, metavar="CONFIG.yml...")
 _SITE = click.option("-s", "--site", help="The machine: a name (neox-hpc sites list) or a site file.")
+THIS_MACHINE = "none"
+"""``--host none``: not the machine that the user's file or the site's names."""
 _OPTIONS = (
     click.option("-d", "--conf-dir", help="Directory that relative CONFIG paths count from."),
     click.option(
@@ -373,5 +425,17 @@ _OPTIONS = (
     ),
     click.option("--name", help="Name of the job; default: the first configuration file's."),
     click.option("-o", "--output-dir", default="runs", show_default=True, help="Where run directories are made."),
+    click.option(
+        "--host",
+        metavar="USER@LOGIN[:FOLDER]",
+        help="Submit there by ssh; paths count from FOLDER, or the home there. Default: `login` of the site; `none`: here.",
+    ),
+    click.option(
+        "--ssh",
+        type=click.Choice(["paramiko", "openssh"]),
+        default="paramiko",
+        show_default=True,
+        help="How --host is reached: openssh keeps a connection open, so that a code is asked for once a day.",
+    ),
     click.option("--run-id", help="Name of the run directory; default: the job's name, with .2, .3 … when it is taken."),
 )

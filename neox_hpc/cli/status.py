@@ -5,14 +5,13 @@ Changes when what is shown of a run does.
 
 from __future__ import annotations
 
-import os
 import shlex
 from functools import partial
 from typing import Any
 
 import click
 
-from neox_hpc.cli.runs import RunParameter, newest_run
+from neox_hpc.cli.runs import RunParameter, all_hosts, newest_run
 from neox_hpc.cli.show import duration, number, print_facts, print_json, style_state
 from neox_hpc.jobs import ask_runs
 from neox_hpc.logs import tail
@@ -39,7 +38,7 @@ def status(runs: tuple[RunDir, ...], as_json: bool) -> None:
       neox-hpc status 4711 --json | jq -r .state
     """
     runs = runs or (newest_run(),)
-    answers = ask_runs(runs, os.environ)
+    answers = ask_runs(runs, all_hosts())
     standings = [look(run, partial(answers.__getitem__, run.path)) for run in runs]
     if as_json:
         facts = [as_facts(standing) for standing in standings]
@@ -55,7 +54,7 @@ def as_facts(standing: Standing) -> dict[str, Any]:
     verdict, progress, error = standing.verdict, standing.progress, standing.first_error
     return {
         "name": standing.run.name,
-        "run_dir": str(standing.run.path),
+        "run_dir": standing.run.place,
         "site": standing.site,
         "scheduler": standing.scheduler,
         "job_id": standing.job_id,
@@ -74,7 +73,7 @@ def as_facts(standing: Standing) -> dict[str, Any]:
         "remaining_s": remaining_s(standing),
         "quiet_s": standing.quiet_s,
         "first_error": None if error is None else {"rank": error.rank, "message": error.message, "file": str(error.path)},
-        "log": str(standing.run.log),
+        "log": f"{standing.run.place}/logs/job.out",
     }
 
 
@@ -96,8 +95,8 @@ def print_standing(standing: Standing) -> None:
                 duration(standing.elapsed_s) + (f", {duration(left)} left" if (left := remaining_s(standing)) is not None else ""),
             ),
             ("software", _software(standing)),
-            ("run", str(run.path)),
-            ("log", str(run.log) if run.log.exists() else ""),
+            ("run", run.place),
+            ("log", f"{run.place}/logs/job.out" if run.log.exists() else ""),
             ("output", _output(standing)),
             ("next", _next(standing)),
         ]
@@ -158,7 +157,7 @@ def _output(standing: Standing) -> str:
 def _next(standing: Standing) -> str:
     name, state = shlex.quote(standing.run.name), standing.verdict.state
     if state is State.NOT_SUBMITTED:
-        return "it was written, not submitted"
+        return "it was written, not submitted" if standing.run.far is None else "the same submit command goes on where it broke off"
     if state in (State.RUNNING, State.PENDING):
         return f"neox-hpc logs -f {name}   neox-hpc cancel {name}"
     if state is State.DONE:

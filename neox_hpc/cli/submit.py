@@ -52,7 +52,7 @@ def submit(dry_run: bool, test_only: bool, watch: bool, as_json: bool, **options
         return _test(prepared)
     run, receipt = _submit(prepared)
     if as_json:
-        print_json({"name": run.name, "run_dir": str(run.path), "job_id": receipt.job_id, "site": prepared.plan.site.name})
+        print_json({"name": run.name, "run_dir": run.place, "job_id": receipt.job_id, "site": prepared.plan.site.name})
         return 0
     _print_submitted(prepared, run, receipt, watch=watch)
     if watch:
@@ -76,7 +76,7 @@ def render(**options: Any) -> int:
     _refuse(prepared, (problem for problem in prepared.planned.problems if problem.kind == "anywhere"))
     print_notes(prepared.planned.notes)
     print_problems(prepared.planned.problems)
-    click.echo(str(_write(prepared).path))
+    click.echo(prepared.far.make(prepared) if prepared.far is not None else str(_write(prepared).path))
     return 0
 
 
@@ -110,12 +110,13 @@ def _test(prepared: Prepared) -> int:
     """The scheduler's own verdict."""
     import os
 
-    from neox_hpc.jobs import try_script
+    from neox_hpc.jobs import Here, try_script
     from neox_hpc.schedulers import SCHEDULERS
 
     assert prepared.files is not None
     print_notes(prepared.planned.notes)
-    click.echo(try_script(SCHEDULERS[prepared.plan.site.scheduler], prepared.files["job.sh"], os.environ))
+    host = prepared.far.machine if prepared.far is not None else Here(os.environ)
+    click.echo(try_script(SCHEDULERS[prepared.plan.site.scheduler], prepared.files["job.sh"], host))
     return 0
 
 
@@ -142,9 +143,17 @@ def _submit(prepared: Prepared) -> tuple[RunDir, Receipt]:
 
     from neox_hpc.cli.surroundings import now_utc
     from neox_hpc.jobs import scheduler_of, submit_job
-    from neox_hpc.registry import Entry, registry_file, remember
     from neox_hpc.rundir import remove_run_dir, write_receipt
 
+    if prepared.far is not None:
+        run = prepared.far.keep(prepared)
+        try:
+            receipt = prepared.far.submit(prepared, run)
+        except Failure:
+            _remember(prepared, run, "", now_utc())  # `status` tells what has become of it
+            raise
+        _remember(prepared, run, receipt.job_id, receipt.submitted_at)
+        return run, receipt
     run = _write(prepared)
     try:
         taken = submit_job(scheduler_of(run), run, os.environ)
@@ -156,11 +165,19 @@ def _submit(prepared: Prepared) -> tuple[RunDir, Receipt]:
         write_receipt(run, receipt)
     except UserError as error:
         raise Failure(f"{error}\n  the job was taken all the same: it is {taken.job_id} on {prepared.plan.site.name}") from None
-    entry = Entry(path=str(run.path), job_id=receipt.job_id, site=prepared.plan.site.name, submitted_at=now_utc())
+    _remember(prepared, run, receipt.job_id, receipt.submitted_at)
+    return run, receipt
+
+
+def _remember(prepared: Prepared, run: RunDir, job_id: str, at: str) -> None:
+    import os
+
+    from neox_hpc.registry import Entry, registry_file, remember
+
+    entry = Entry(path=str(run.path), job_id=job_id, site=prepared.plan.site.name, submitted_at=at)
     file = registry_file(os.environ)
     if not remember(entry, file):
         click.echo(f"note: {file} cannot be written: this run is found by its path only", err=True)
-    return run, receipt
 
 
 def _receipt(prepared: Prepared, run: RunDir, job_id: str, command: tuple[str, ...], process_started: int | None) -> Receipt:
@@ -190,4 +207,4 @@ def _print_submitted(prepared: Prepared, run: RunDir, receipt: Receipt, *, watch
     plan, name = prepared.plan, shlex.quote(run.name)
     shape = f"{plan.nodes} x {plan.ranks_per_node} {'GPUs' if plan.gpus_per_node else 'CPU ranks'}"
     click.echo(f"{click.style(run.name, bold=True)}  job {receipt.job_id} on {plan.site.name}, {shape}")
-    print_facts([("run", str(run.path)), ("next", "" if watch else f"neox-hpc status {name}   neox-hpc logs -f {name}")])
+    print_facts([("run", run.place), ("next", "" if watch else f"neox-hpc status {name}   neox-hpc logs -f {name}")])

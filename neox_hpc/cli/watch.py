@@ -5,7 +5,6 @@ Changes when what is shown while waiting does.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 
 import click
 
+from neox_hpc.cli.runs import all_hosts, refresher
 from neox_hpc.cli.show import duration, number
 from neox_hpc.cli.status import print_standing
 from neox_hpc.follow import follow
@@ -28,7 +28,9 @@ INTERRUPTED = 130
 
 def watch_run(run: RunDir) -> int:
     """Show a run until it ends; returns the exit code of its verdict.  Ctrl-C leaves the job alone."""
-    standings = follow(run, asker(run, os.environ), shared=scheduler_of(run).starts_job)
+    hosts = all_hosts()
+    refresh = refresher(run, hosts, {})
+    standings = follow(run, asker(run, hosts), shared=scheduler_of(run).starts_job, refresh=refresh)
     try:
         last = (_show_bar if sys.stdout.isatty() else _show_lines)(standings, Follower(run.metrics))
     except KeyboardInterrupt:
@@ -90,7 +92,7 @@ def _phase(standing: Standing) -> str:
     if state is State.UNKNOWN:
         return f"{name}: {standing.verdict.why}"
     if state is State.RUNNING and standing.progress.step is None:
-        return f"{name} starts (its output: {standing.run.log})"
+        return f"{name} starts (its output: {standing.run.place}/logs/job.out)"
     return f"{name} {'trains' if state is State.RUNNING else state.value}"
 
 

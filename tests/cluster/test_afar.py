@@ -1,0 +1,310 @@
+"""Submitting from afar: a real sshd between the command and a scheduler that is played by a program.
+
+Commands run in this process, so that a test costs a connection and no interpreter; those that ask on a terminal, and all with a
+real Slurm behind the sshd, are in test_afar_slurm.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from neox_hpc import far, follow
+from tests.cluster.login import Login, obstacle, running_login, write_ssh_config
+from tests.cluster.slurm import REQUIRED
+from tests.desk import Desk, Said, desk
+
+__all__ = ["desk"]
+pytestmark = pytest.mark.cluster
+
+SITE = ("-s", "slurm", "--site-set", "node.gpus=4", "--site-set", "software.python=/bin/sh")
+SBATCH = """\
+if [ -n "$SBATCH_TIMELIMIT" ]; then echo "sbatch: a hostile variable" >&2; exit 1; fi
+number=$(($(cat "$HOME/taken" 2>/dev/null | wc -l) + 4711))
+echo "$number $*" >>"$HOME/taken"
+echo $number"""
+
+
+@pytest.fixture(scope="module")
+def login() -> Iterator[Login]:
+    """A login node whose user has data, and an sbatch that takes every job."""
+    if reason := obstacle():
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, and {reason}")
+        pytest.skip(reason)
+    with running_login() as running:
+        (running.user_home / "data").mkdir()
+        for name in ("train.bin", "train.idx"):
+            (running.user_home / "data" / name).write_bytes(b"")
+        yield running
+
+
+@dataclass(frozen=True)
+class Afar:
+    """A user's desk, and the login node that it submits at."""
+
+    desk: Desk
+    login: Login
+
+    def __call__(self, *argv: str) -> Said:
+        return self.desk(*argv)
+
+    def submit(self, *more: str) -> Said:
+        """Submit the desk's configuration there."""
+        return self.desk("submit", *SITE, "--host", "login", *more, "my.yml")
+
+    def program(self, name: str, body: str) -> None:
+        """A program of that name over there."""
+        path = self.login.home / "bin" / name
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+
+    @property
+    def taken(self) -> list[str]:
+        """The jobs that sbatch took."""
+        file = self.login.user_home / "taken"
+        return file.read_text().splitlines() if file.exists() else []
+
+    @property
+    def runs(self) -> Path:
+        """Where they are made."""
+        return self.login.user_home / "runs"
+
+
+@pytest.fixture
+def afar(desk: Desk, login: Login, monkeypatch: pytest.MonkeyPatch) -> Iterator[Afar]:
+    """Nothing is left of other tests."""
+    monkeypatch.setattr(far, "PAUSES_S", (0.1, 0.1))
+    monkeypatch.setattr(follow, "FAR_LOOK_S", 0.2)
+    write_ssh_config(Path(os.environ["HOME"]), {"login": login})
+    login.cuts.clear()
+    user = Afar(desk, login)
+    user.program("sbatch", SBATCH)
+    yield user
+    for path in sorted(login.user_home.rglob("*"), reverse=True):
+        if "data" not in path.relative_to(login.user_home).parts[:1]:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    for path in (login.home / "bin").iterdir():
+        path.unlink()
+
+
+def test_a_job_is_submitted_there_as_the_dry_run_showed_it(afar: Afar) -> None:
+    dry = afar.submit("--dry-run")
+    assert dry.code == 0, dry
+    said = afar.submit()
+    assert said.code == 0, said
+    run = afar.runs / "my"
+    assert (run / "job.sh").read_text() == dry.out
+    assert afar.taken == [f"4711 --parsable {run}/job.sh"]
+    assert f"login:{run}" in said.out and "job 4711 on slurm" in said.out
+
+
+def test_what_arrives_is_a_whole_run_directory(afar: Afar) -> None:
+    assert afar.submit().code == 0
+    run = afar.runs / "my"
+    written = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert {"job.sh", "run.json", "plan.json", "receipt.json", "code/model/train.py"} <= written
+    assert json.loads((run / "run.json").read_text())["config"]["data"]["data_path"] == f"{afar.login.user_home}/data/train"
+    assert oct((run / "job.sh").stat().st_mode)[-3:] == "755" and oct((run / "code/model/train.py").stat().st_mode)[-3:] == "444"
+    assert [path.name for path in afar.runs.iterdir()] == ["my"]
+    local = afar("render", *SITE, "--account", "x", "--set", f"data_path={afar.login.user_home}/data/train", "my.yml")
+    here = Path(local.out.strip())
+    assert {path.relative_to(here).as_posix() for path in (here / "code").rglob("*")} == {
+        path.relative_to(run).as_posix() for path in (run / "code").rglob("*")
+    }
+
+
+def test_the_receipt_lies_on_both_sides(afar: Afar) -> None:
+    assert afar.submit().code == 0
+    there = json.loads((afar.runs / "my" / "receipt.json").read_text())
+    here = next(Path(os.environ["HOME"]).rglob("receipt.json"))
+    assert json.loads(here.read_text()) == there
+    assert there["job_id"] == "4711" and there["user"] == "root" and there["command"][0] == "sbatch"
+
+
+def test_a_second_submit_takes_the_next_name(afar: Afar) -> None:
+    assert afar.submit().code == afar.submit().code == 0
+    assert sorted(path.name for path in afar.runs.iterdir()) == ["my", "my.2"]
+    assert len(afar.taken) == 2
+
+
+def test_what_does_not_exist_there_is_refused_before_anything_is_sent(afar: Afar) -> None:
+    said = afar.submit("--set", "data_path=elsewhere/train", "--set", "vocab_file=/dev/null/x")
+    assert said.code == 2
+    assert f"{afar.login.user_home}/elsewhere/train.bin" in said.err
+    assert not afar.runs.exists() and afar.taken == []
+
+
+def test_a_refusal_is_shown_in_slurms_words_and_leaves_nothing_on_either_side(afar: Afar) -> None:
+    afar.program("sbatch", "echo 'sbatch: error: Invalid account' >&2; exit 1")
+    said = afar.submit()
+    assert said.code == 2 and "Invalid account" in said.err and "nothing is queued and no file was kept" in said.err
+    assert list(afar.runs.iterdir()) == [] and list(Path(os.environ["HOME"]).rglob("far.json")) == []
+    afar.program("sbatch", SBATCH)
+    assert afar.submit().code == 0 and (afar.runs / "my").is_dir()
+
+
+def test_an_absent_scheduler_is_named_with_the_host(afar: Afar) -> None:
+    site = ("-s", "pbs", "--site-set", "node.gpus=4", "--site-set", "software.python=/bin/sh", "--site-set", "node.cores=8")
+    said = afar("submit", *site, "--host", "login", "my.yml")
+    assert said.code == 2 and "qsub: there is no such program on PATH of login" in said.err, said
+    assert list(afar.runs.iterdir()) == []
+
+
+def test_status_logs_cancel_and_list_need_no_flags(afar: Afar) -> None:
+    assert afar.submit().code == 0
+    run = afar.runs / "my"
+    afar.program("squeue", "echo '4711|RUNNING|None'")
+    (run / "logs" / "1").mkdir()
+    (run / "logs" / "1" / "hostfile").write_text("n1 slots=4\n")
+    (run / "logs" / "job.out").write_bytes(b"first\n\x00second\n")
+    (run / "metrics.jsonl").write_text('{"step": 3, "loss": 2.5, "step_time_s": 1.0}\n')
+    facts = afar("status", "my", "--json").facts
+    assert (facts["state"], facts["step"], facts["loss"], facts["job_id"]) == ("running", 3, 2.5, "4711")
+    assert facts["run_dir"] == f"login:{run}"
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 2.0, "step_time_s": 1.0}\n')
+    assert afar("status", "4711", "--json").facts["step"] == 4
+    assert "first\n" in afar("logs", "my").out and "first" not in afar("logs", "-n", "1", "my").out
+    assert f"login:{run}" in afar("list").out
+    afar.program("scancel", f'echo "$*" >"{afar.login.user_home}/cancelled"')
+    assert afar("cancel", "my").code == 0
+    assert (afar.login.user_home / "cancelled").read_text() == "4711\n"
+    assert json.loads((run / "cancelled.json").read_text())["user"]
+
+
+def test_a_log_is_followed_to_the_end_of_its_job(afar: Afar) -> None:
+    assert afar.submit().code == 0
+    run = afar.runs / "my"
+    (run / "logs" / "1").mkdir()
+    (run / "logs" / "1" / "hostfile").touch()
+    (run / "logs" / "job.out").write_text("begins\n")
+    afar.program("squeue", f"if [ -e {run}/logs/1/outcome ]; then echo '4711|COMPLETED|None'; else echo '4711|RUNNING|None'; fi")
+
+    def trains() -> None:
+        for line in range(3):
+            time.sleep(0.3)
+            with (run / "logs" / "job.out").open("a") as file:
+                file.write(f"line {line}\n")
+        (run / "logs" / "1" / "outcome").write_text("exit_status=0\n")
+
+    thread = threading.Thread(target=trains)
+    thread.start()
+    said = afar("logs", "-f", "my")
+    thread.join()
+    assert said.code == 0 and said.out == "begins\nline 0\nline 1\nline 2\n" and said.err.endswith("my  DONE\n")
+
+
+def test_the_earliest_error_of_a_rank_is_shown(afar: Afar) -> None:
+    assert afar.submit().code == 0
+    attempt = afar.runs / "my" / "logs" / "1"
+    attempt.mkdir()
+    for rank, age_s in ((0, 10), (1, 60), (2, 30)):
+        (attempt / f"rank{rank}.error").write_text(f"rank {rank} is to blame\n")
+        os.utime(attempt / f"rank{rank}.error", (1.8e9 - age_s, 1.8e9 - age_s))
+    (attempt / "outcome").write_text("exit_status=1\n")
+    afar.program("squeue", "echo '4711|FAILED|None'")
+    facts = afar("status", "my", "--json").facts
+    assert facts["state"] == "failed" and facts["first_error"]["rank"] == 1
+
+
+def test_a_long_log_is_not_fetched_for_a_status_and_is_for_logs(afar: Afar) -> None:
+    assert afar.submit().code == 0
+    log = afar.runs / "my" / "logs" / "job.out"
+    log.write_bytes(b"".join(b"%07d\n" % line for line in range(500_000)))
+    afar.program("squeue", "echo '4711|RUNNING|None'")
+    before = len(afar.login.carried)
+    assert afar("status", "my").code == 0
+    assert sum(afar.login.carried[before:]) < 200_000
+    assert afar("logs", "-n", "2", "my").out == "0499998\n0499999\n"
+    assert afar("logs", "my").out.encode() == log.read_bytes()
+
+
+# What goes wrong -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9, 0.97, 0.999])
+def test_a_transfer_that_breaks_anywhere_is_gone_on_with(afar: Afar, share: float) -> None:
+    assert afar.submit("--name", "whole").code == 0
+    afar.login.cuts.append(int(share * afar.login.carried[-1]))
+    said = afar.submit()
+    assert said.code == 0, said
+    assert len(afar.taken) == 2 and sorted(path.name for path in afar.runs.iterdir()) == ["my", "whole"]
+    assert (afar.runs / "my" / "submitted.lock").is_dir()
+
+
+def test_a_command_that_ended_before_it_knew_is_gone_on_with_by_the_next(afar: Afar) -> None:
+    assert afar.submit("--name", "whole").code == 0
+    afar.login.cuts += [int(0.99 * afar.login.carried[-1]), *[0] * 5]
+    said = afar.submit()
+    assert said.code == 1 and "submits no second job" in said.err, said
+    afar.login.cuts.clear()
+    again = afar.submit()
+    assert again.code == 0, again
+    assert len(afar.taken) == 2 and sorted(path.name for path in afar.runs.iterdir()) == ["my", "whole"]
+
+
+def test_another_configuration_after_a_broken_submission_is_another_run(afar: Afar) -> None:
+    assert afar.submit("--name", "whole").code == 0
+    afar.login.cuts += [int(0.99 * afar.login.carried[-1]), *[0] * 5]
+    assert afar.submit().code == 1
+    afar.login.cuts.clear()
+    assert afar.submit("--set", "train_iters=21").code == 0
+    assert (afar.runs / "my.2").is_dir()
+
+
+@contextmanager
+def cut_once(login: Login, happened: Callable[[], bool]) -> Iterator[None]:
+    """The cable is cut for good when something has happened."""
+
+    def wait() -> None:
+        while not happened():
+            time.sleep(0.01)
+        login.cuts += [0] * 50
+        login.cut()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    yield
+    thread.join(timeout=20)
+    login.cuts.clear()
+
+
+def test_a_job_whose_answer_was_lost_is_found_by_status(afar: Afar) -> None:
+    afar.program("sbatch", SBATCH.replace("echo $number", "sleep 1; echo $number"))
+    with cut_once(afar.login, lambda: afar.taken != []):
+        assert afar.submit().code == 1
+    while not (afar.runs / "my" / "submitted.lock" / "status").exists():
+        time.sleep(0.05)
+    afar.program("squeue", "echo '4711|PENDING|Priority'")
+    facts = afar("status", "my", "--json").facts
+    assert (facts["state"], facts["job_id"]) == ("pending", "4711")
+    assert (afar.runs / "my" / "receipt.json").exists()
+    assert len(afar.taken) == 1
+
+
+def test_a_job_whose_answer_was_lost_is_not_submitted_again(afar: Afar) -> None:
+    afar.program("sbatch", SBATCH.replace("echo $number", "sleep 1; echo $number"))
+    with cut_once(afar.login, lambda: afar.taken != []):
+        assert afar.submit().code == 1
+    said = afar.submit("--json")
+    assert said.code == 0 and said.facts["job_id"] == "4711"
+    assert len(afar.taken) == 1
+
+
+def test_a_submission_that_left_no_answer_is_not_repeated_and_says_where_to_look(
+    afar: Afar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    afar.program("sbatch", f"{SBATCH}; kill -9 $PPID")  # the login node's session dies with what it knows
+    said = afar.submit()
+    assert said.code == 1 and "look for it in the queue" in said.err and "submitted.lock" in said.err, said
+    assert len(afar.taken) == 1
+    assert afar.submit().code == 1 and len(afar.taken) == 1
