@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from model.config import RunConfig
 from model.config.schedule import Schedule
 from model.engine.fragments import Progress, after_load, fragments_of
 from model.engine.schedule import restore_schedule
+from model.layers.positions import kept_frequencies
 from model.parallel.groups import Groups
 
 Say = Callable[[str], None]
@@ -48,6 +50,8 @@ def begin_run(config: RunConfig, run_dir: Path, groups: Groups, engine: Any, say
         assert path is not None, "newest_checkpoint refuses where there is none below a damaged one"
         loaded = _load(path, config, groups, engine, with_optimizer=with_optimizer)
         if isinstance(loaded, Manifest):
+            if not fresh:
+                _check_frequencies(config, loaded, path)
             say(f"loaded {path} ({'weights and optimizer' if with_optimizer else 'weights'})")
             restore_schedule(engine, 0 if fresh else loaded.optimizer_steps)
             return 0 if fresh else step_of(path), _curve(config, loaded, path, say) if with_optimizer else config.schedule
@@ -101,6 +105,21 @@ def _check_optimizer(config: RunConfig, manifest: Manifest, path: Path) -> None:
         mine, theirs = config.optimization.optimizer.type, manifest.optimizer
         wrong = f"optimizer.type: {mine} keeps {_listed(config.optimizer_states)}, and {path} is of {theirs}, with {_listed(kept)}"
         raise ValueError(f"{wrong}\n  fix: write no_load_optim: true to begin with the weights alone, or type: {theirs}")
+
+
+def _check_frequencies(config: RunConfig, manifest: Manifest, path: Path) -> None:
+    """Heads that turn otherwise than they were trained to.
+
+    Raises:
+        ValueError: checkpoint and configuration keep rotary frequencies, and they differ.
+    """
+    mine, theirs = kept_frequencies(config), manifest.rotary_frequencies
+    if mine is None or theirs is None or (len(mine) == len(theirs) and all(map(math.isclose, mine, theirs))):
+        return
+    raise ValueError(
+        f"rotary_save_freqs_buffer: {path} keeps other rotary frequencies than those of rotary_pct, rotary_emb_base and "
+        "rope_scaling here\n  fix: write what it was trained with, or finetune: true to go on with these"
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from model.engine.reports import show_collectives
 from model.engine.start import choose_device, join_ranks, leave_ranks
 from model.engine.trainer import StepResult, Trainer
 from model.gpt import GPT
+from model.layers.positions import kept_frequencies
 from model.monitor.console import Console
 from model.monitor.metrics import MetricsFile
 from model.mup_base import read_base_shapes, write_base_shapes
@@ -199,6 +200,7 @@ class _Run:
             precision=config.precision,
             optimizer=config.optimization.optimizer.type,
             schedule=schedule if config.optimization.scheduler is None else None,
+            rotary_frequencies=kept_frequencies(config),
             keep=config.checkpoints.keep_last_n_checkpoints,
         )
         console.say(f"step {number}: saved {path} in {time.perf_counter() - begin:.1f} s")

@@ -63,6 +63,8 @@ class Manifest(BaseModel):
     """The learning rate over steps; not in checkpoints of before it was remembered, and where it is a schedule of DeepSpeed's."""
     loss_scaler: dict[str, float] = {}
     """fp16: the scale and the counters by which it moves, under DeepSpeed's names."""
+    rotary_frequencies: tuple[float, ...] | None = None
+    """Radians a position of each rotating pair, where ``rotary_save_freqs_buffer`` keeps them."""
     run: str
     """Name of the run that wrote it."""
     vocab_size: int

@@ -37,6 +37,7 @@ def save_checkpoint(
     precision: str,
     optimizer: str = "adam",
     schedule: Schedule | None = None,
+    rotary_frequencies: tuple[float, ...] | None = None,
     keep: int | None = None,
 ) -> Path:
     """Write ``save``/global_step<step>.  Collective: all ranks call it.
@@ -73,6 +74,7 @@ def save_checkpoint(
             precision=precision,
             optimizer=optimizer,
             schedule=schedule,
+            rotary_frequencies=rotary_frequencies,
             files=tuple(file for file, _ in everyone if file is not None),
             slices=tuple(piece for _, pieces in everyone for piece in pieces),
         )

@@ -176,7 +176,9 @@ class Architecture(Section):
     pos_emb: PositionName = live("learned", doc="Position encoding.")
     rotary_pct: float = live(1.0, gt=0, le=1, doc="Share of each head's dimensions that rotate.")
     rotary_emb_base: int = live(10000, ge=1, doc="Base of the rotary frequencies.")
-    rotary_save_freqs_buffer: bool = planned(False, doc="Rotary frequencies stand in the checkpoint.")
+    rotary_save_freqs_buffer: bool = live(
+        False, doc="Rotary frequencies stand in the checkpoint; a run that continues from it with others is refused."
+    )
     rpe_num_buckets: int = live(32, ge=2, doc="Buckets of T5's relative positions; half of them for one distance each.")
     rpe_max_distance: int = live(128, ge=2, doc="Distance from which they share a bucket.")
     opt_pos_emb_offset: int = live(

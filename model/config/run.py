@@ -235,6 +235,15 @@ def _recomputation(config: RunConfig) -> Iterator[KeyProblem]:
     elif config.recomputes == "full" and asked and not keys.deepspeed_activation_checkpointing:
         wrong = "is what DeepSpeed's activation checkpointing can, and deepspeed_activation_checkpointing is false"
         yield KeyProblem(key=asked[0], wrong=wrong, fix="remove one of them")
+    if (
+        config.recomputes == "full"
+        and keys.deepspeed_activation_checkpointing
+        and config.architecture.pos_emb == "rpe"
+        and config.zero_stage == 3
+    ):
+        wrong = "each recomputed block sends the gradient of rpe's one table by itself, and ZeRO-3 (DeepSpeed 0.19.8) takes it once"
+        fix = "write deepspeed_activation_checkpointing: false, neox_hpc: {recompute_granularity: selective}, or stage: 2"
+        yield KeyProblem(key="deepspeed_activation_checkpointing", wrong=wrong, fix=fix)
     if config.recomputes == "full" and keys.contiguous_checkpointing and not keys.partition_activations:
         wrong = "DeepSpeed stores in one buffer what it has partitioned"
         yield KeyProblem(key="contiguous_checkpointing", wrong=wrong, fix="add partition_activations: true, or remove it")

@@ -37,12 +37,8 @@ class Rotary:
 
     def __init__(self, dims: int, base: float, positions: int, scaling: RopeScaling | None = None) -> None:
         self.dims = dims
-        self.frequency_P = base ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
-        """Radians a position."""
-        length = 1.0
-        if scaling is not None:
-            self.frequency_P, length = scaled(self.frequency_P, base, scaling)
-        angle_SP = torch.arange(positions, dtype=torch.float64)[:, None] * self.frequency_P
+        frequency_P, length = frequencies(dims, base, scaling)
+        angle_SP = torch.arange(positions, dtype=torch.float64)[:, None] * frequency_P
         self._table = ((length * angle_SP.cos()).float(), (length * angle_SP.sin()).float())
         self._cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
@@ -78,6 +74,20 @@ def rotated(x_BNSH: Tensor, cos_SP: Tensor, sin_SP: Tensor) -> Tensor:
     pairs = cos_SP.shape[-1]
     first, second, rest = x_BNSH[..., :pairs], x_BNSH[..., pairs : 2 * pairs], x_BNSH[..., 2 * pairs :]
     return torch.cat((first * cos_SP - second * sin_SP, second * cos_SP + first * sin_SP, rest), dim=-1)
+
+
+def frequencies(dims: int, base: float, scaling: RopeScaling | None = None) -> tuple[Tensor, float]:
+    """Radians a position of each pair, and the length that rotated pairs get."""
+    frequency_P = base ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+    return (frequency_P, 1.0) if scaling is None else scaled(frequency_P, base, scaling)
+
+
+def kept_frequencies(config: RunConfig) -> tuple[float, ...] | None:
+    """Those that stand in checkpoints, if ``rotary_save_freqs_buffer`` asks for them."""
+    a = config.architecture
+    if not a.rotary_save_freqs_buffer or a.pos_emb != "rotary":
+        return None
+    return tuple(frequencies(a.rotary_dims, a.rotary_emb_base, config.own.neox_hpc.rope_scaling)[0].tolist())
 
 
 def scaled(frequency_P: Tensor, base: float, keys: RopeScaling) -> tuple[Tensor, float]:

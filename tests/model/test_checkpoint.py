@@ -15,12 +15,14 @@ from tests.ranks import RankPool
 CASE = "tests.model.cases_training:train"
 REFUSAL = "tests.model.cases_training:refusal"
 
+KEPT = {"rotary_save_freqs_buffer": True}
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, rank_pool) -> Path:  # type: ignore[no-untyped-def]
     """A run of two ranks with checkpoints after 2, 4 and 6 steps."""
     run_dir = tmp_path_factory.mktemp("saved") / "run"
-    rank_pool(2).run(CASE, write_tiny_run(run_dir, train_iters=6, checkpoint_factor=2, zero_optimization={"stage": 1}))
+    rank_pool(2).run(CASE, write_tiny_run(run_dir, train_iters=6, checkpoint_factor=2, zero_optimization={"stage": 1}, **KEPT))
     return run_dir
 
 
@@ -91,6 +93,13 @@ def test_where_every_checkpoint_is_damaged_the_run_does_not_begin_afresh(save: P
     for manifest in save.glob("*/manifest.json"):
         manifest.write_text("{}")
     assert "no whole checkpoint" in two_ranks.run(REFUSAL, write_tiny_run(tmp_path / "run", load=str(save)))[0]
+
+
+def test_heads_that_turn_otherwise_than_in_the_checkpoint_are_refused_where_both_keep_frequencies(
+    save: Path, two_ranks: RankPool, tmp_path: Path
+) -> None:
+    other = write_tiny_run(tmp_path / "run", load=str(save), rotary_emb_base=500, **KEPT)
+    assert "keeps other rotary frequencies" in two_ranks.run(REFUSAL, other)[0]
 
 
 def test_an_unfinished_checkpoint_is_no_checkpoint_and_is_removed(save: Path, two_ranks: RankPool, tmp_path: Path) -> None:

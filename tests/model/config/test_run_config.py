@@ -103,6 +103,11 @@ def test_precision_comes_from_any_of_its_three_spellings(keys: dict[str, Any], p
         ),
         ({"checkpoint_activations": True, "contiguous_checkpointing": True}, "contiguous_checkpointing", "what it has partitioned"),
         ({"expansion_factor": 2.5, "intermediate_size": 90}, "expansion_factor", "both say how wide the MLP is"),
+        (
+            {"checkpoint_activations": True, "pos_emb": "rpe", "zero_optimization": {"stage": 3}},
+            "deepspeed_activation_checkpointing",
+            "takes it once",
+        ),
     ],
 )
 def test_keys_of_the_model_that_exclude_each_other_are_refused(keys: dict[str, Any], key: str, wrong: str) -> None:

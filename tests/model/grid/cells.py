@@ -52,6 +52,8 @@ class Cell:
     accumulation: int = 1
     """Micro-batches of a data rank in a step."""
     partition: Literal["type:transformer|mlp", "uniform", "parameters"] = "type:transformer|mlp"
+    positions: Literal["rotary", "learned", "rpe"] = "rotary"
+    """Without parameters, with a table on the first stage, or with one that all stages share."""
 
     @property
     def ranks(self) -> int:
@@ -65,6 +67,8 @@ class Cell:
             not (self.zero > 1 and self.pipe > 1)  # DeepSpeed's pipeline engine refuses it
             and not (self.sequence_parallel and self.tensor == 1)
             and not (self.partition != "type:transformer|mlp" and self.pipe < 2)
+            and not (self.positions == "rpe" and self.partition == "uniform" and self.pipe == 4)  # the last stage has no block
+            and not (self.positions == "rpe" and self.zero == 3 and self.recompute == "deepspeed")  # refused
             and self.ranks <= RANKS
         )
 
@@ -82,7 +86,7 @@ class Cell:
             "attention_dropout": self.dropout,
             "seq_length": TOKENS,
             "max_position_embeddings": TOKENS,
-            "pos_emb": "rotary",
+            "pos_emb": self.positions,
             "rotary_pct": 0.5,
             "init_method_std": 0.3,  # so that every part of the network matters
             "output_layer_init_method": "normal",
@@ -121,6 +125,7 @@ class Cell:
         parts += ["parallel"] * self.parallel_residual + ["dropout"] * bool(self.dropout)
         parts += [f"A{self.accumulation}"] * (self.accumulation > 1)
         parts += [self.partition] * (self.partition in ("uniform", "parameters"))
+        parts += [self.positions] * (self.positions != "rotary")
         return "-".join(parts)
 
 
@@ -141,6 +146,7 @@ DEALT: dict[str, tuple[Any, ...]] = {
     "dropout": (0.0, 0.1),
     "accumulation": (1, 2),
     "partition": ("type:transformer|mlp", "uniform", "parameters"),
+    "positions": ("rotary", "learned", "rpe"),
 }
 """Axis -> values, one of which is dealt to each cell."""
 SEED = 11
@@ -178,7 +184,8 @@ def _dealt(layout: Cell, deck: Random) -> Cell:
         del chosen["recompute"]
     if layout.pipe < 2:
         del chosen["partition"]
-    return replace(layout, **chosen)
+    cell = replace(layout, **chosen)
+    return cell if cell.legal else replace(cell, positions="rotary")
 
 
 Pair = tuple[tuple[str, Any], tuple[str, Any]]

@@ -382,6 +382,12 @@ def checkpoints(keys: dict[str, Any], here: Here) -> Any:
     return training(keys, here)["checkpoints"]
 
 
+def kept_frequencies(keys: dict[str, Any], here: Here) -> Any:
+    """The rotary frequencies that stand in the last checkpoint."""
+    last = training(keys, here)["checkpoints"][-1]
+    return json.loads((here.folder / "run" / "checkpoints" / last / "manifest.json").read_text())["rotary_frequencies"]
+
+
 def printed(keys: dict[str, Any], here: Here) -> Any:
     """How many lines of steps are printed."""
     lines = training(keys, here)["lines"]

@@ -176,6 +176,7 @@ LIVE = (
     Row("neox_hpc.rope_scaling.beta_slow", 0.05, 0.02, see.first_loss, YARN),
     Row("neox_hpc.rope_scaling.attention_factor", 0.5, 1.5, see.first_loss, YARN),
     Row("rotary_pct", 0.5, 1.0, see.first_loss),
+    Row("rotary_save_freqs_buffer", False, True, see.kept_frequencies, SAVED),
     Row("rotary_emb_base", 100, 10000, see.first_loss),
     Row("gpt_j_residual", False, True, see.first_loss),
     Row("hidden_dropout", 0.0, 0.2, see.first_loss),
