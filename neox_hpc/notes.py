@@ -83,6 +83,16 @@ def plugin_notes(software: Software, env: Iterable[tuple[str, EnvValue]]) -> Ite
         )
 
 
+def width_note(config: RunConfig) -> list[str]:
+    """A gated MLP of a width that suits no GPU: mostly of a file from before GPT-NeoX's rule for it."""
+    shape = config.architecture
+    asked, width = shape.intermediate_size, shape.ffn_size
+    if asked is None or not shape.gated or width % 64 == 0:
+        return []
+    rule = "GPT-NeoX's rule: two thirds, halved"
+    return [f"mlp: intermediate_size {asked} makes a gated MLP of width {width} ({rule}); for a width of {asked} write {3 * asked}"]
+
+
 def batch_note(config: RunConfig, layout: Layout, batch: BatchSizes) -> list[str]:
     """How large a step is, where the configuration does not say it: it grows with the nodes."""
     if config.deepspeed.train_batch_size is not None:

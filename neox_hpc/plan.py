@@ -49,6 +49,7 @@ from neox_hpc.notes import (
     software_notes,
     stage_notes,
     unknown_notes,
+    width_note,
 )
 from neox_hpc.outline import Outline, make_outline
 from neox_hpc.probe import Facts
@@ -157,7 +158,8 @@ def make_plan(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Pla
     layout, batch, wrong = solve_layout(loaded, site, (nodes.value or 1) * ranks, vocab)
     problems += wrong
     notes = [*loaded.notes, *(decision.reason for decision in (nodes, walltime) if decision.reason)]
-    notes += [*software_notes(site, request), *extra_notes(loaded, site, request, facts), *optimizer_note(loaded.config)]
+    notes += [*software_notes(site, request), *extra_notes(loaded, site, request, facts)]
+    notes += [*width_note(loaded.config), *optimizer_note(loaded.config)]
     notes += [*default_notes(loaded, site, request, account, queue), *unknown_notes(site, loaded, request, facts)]
     outline = None
     if layout is not None and batch is not None and nodes.value is not None:

@@ -466,6 +466,20 @@ def test_no_data_at_all_is_wrong_here() -> None:
     assert wrongs(found, "here")[0].startswith("small.yml  data_path: no training data is given / write data_path: PREFIX")
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"activation": "swiglu", "intermediate_size": 14336}, ["width 4779 ", "for a width of 14336 write 43008"]),  # Mistral's
+        ({"activation": "swiglu", "intermediate_size": 43008}, None),
+        ({"activation": "swiglu", "intermediate_size": 32768, "mlp_multiple_of": 256}, None),  # LLaMA's
+        ({"intermediate_size": 1000}, None),
+    ],
+)
+def test_a_gated_mlp_of_an_odd_width_is_told_what_to_write(keys: dict[str, Any], told: list[str] | None) -> None:
+    notes = [note for note in planned(slurm(), keys=keys).notes if note.startswith("mlp: ")]
+    assert (notes == []) if told is None else all(word in notes[0] for word in told)
+
+
 def test_what_cannot_be_seen_is_a_note() -> None:
     found = planned(slurm())
     assert wrongs(found, "here") == []

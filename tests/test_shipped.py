@@ -183,6 +183,9 @@ def test_nearly_all_models_have_a_published_figure() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
+        ("llama/7B.yml", 6_738_415_616),
+        ("llama2/70B.yml", 68_976_648_192),
+        ("mistral/7B.yml", 7_241_732_096),
         ("20B.yml", 20_554_567_680),
         ("pythia/160M.yml", 162_322_944),
         ("pythia/6-9B.yml", 6_857_302_016),
@@ -191,6 +194,15 @@ def test_nearly_all_models_have_a_published_figure() -> None:
 )
 def test_a_published_model_has_as_many_parameters_as_its_tensors(name: str, parameters: int) -> None:
     assert model(name).parameters() == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("llama/7B.yml", 11008), ("llama2/codellama_7B.yml", 11008), ("llama2/codellama_34B.yml", 22016), ("mistral/7B.yml", 14336)],
+)
+def test_a_gated_mlp_has_the_width_of_the_model(name: str, width: int) -> None:
+    """As config.json of the model says (huggingface.co, intermediate_size); MLPs of llemma are CodeLlama's."""
+    assert whole(name).config.architecture.ffn_size == width
 
 
 def test_a_published_figure_is_met_to_its_last_digit() -> None:
