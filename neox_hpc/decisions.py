@@ -210,6 +210,35 @@ def choose_walltime(site: Site, queue: str | None, request: Request, nodes: int)
     return Decision(value=most_s, reason=reason)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """What a queue says to a job."""
+
+    queue: str
+    takes: bool
+    why: str
+    """``up to 02:00:00``; ``it takes 1 to 2 nodes``."""
+
+
+def queue_offers(site: Site, nodes: int, walltime_s: int | None) -> tuple[Offer, ...]:
+    """Every queue of a site, for so many nodes and, if that is asked for, so long; those of other nodes with what they take."""
+    return tuple(_offer(name, queue, nodes, walltime_s) for name, queue in (site.queues or {}).items())
+
+
+def _offer(name: str, queue: Queue, nodes: int, walltime_s: int | None) -> Offer:
+    if not queue.bins:
+        return Offer(queue=name, takes=True, why="its limits are not known")
+    limit = queue.bin_of(nodes)
+    if limit is None:
+        return Offer(queue=name, takes=False, why=f"it takes {ranges(queue.bins)}")
+    most = limit.limit_s(nodes)
+    if walltime_s is not None and walltime_s > most:
+        return Offer(queue=name, takes=False, why=f"{count(nodes, 'node')} get at most {show_walltime(most)}")
+    if walltime_s is not None and not limit.takes(nodes, walltime_s):
+        return Offer(queue=name, takes=False, why=f"it takes no job shorter than {show_walltime(limit.min_walltime or 0)}")
+    return Offer(queue=name, takes=True, why=f"up to {show_walltime(most)}")
+
+
 _NO_WALLTIME = (
     "walltime: not given and no limit known, so the job has the queue's own default, which may be minutes, and ends then; "
     "--time 2h sets it"

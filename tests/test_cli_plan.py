@@ -101,3 +101,83 @@ def test_stages_of_20b_hold_less_the_later_they_come() -> None:
     assert found is not None
     held = [stage.moments[0].activations for stage in found[:3]]
     assert held == sorted(held, reverse=True) and held[0] > held[1]
+
+
+# Queues and start -------------------------------------------------------------------------------------------------------------
+
+QUEUES = """\
+extends: slurm
+node: {gpus: 4}
+default_queue: [prod, debug]
+queues:
+  prod: {bins: [{min_nodes: 10, max_nodes: 64, walltime: 24h}]}
+  debug: {bins: [{max_nodes: 2, walltime: 1h, min_walltime: 10m}]}
+  long: {bins: [{max_nodes: 64, node_hours: 12}]}
+  strange: {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), ("it takes 10 to 64 nodes", True, True)),
+        (("-N", "16"), (True, "it takes 1 to 2 nodes", True)),
+        (("-t", "2h"), ("it takes 10 to 64 nodes", "1 node get at most 01:00:00", True)),
+        (("-t", "5m"), ("it takes 10 to 64 nodes", "it takes no job shorter than 00:10:00", True)),
+        (("-t", "13h"), ("it takes 10 to 64 nodes", "1 node get at most 01:00:00", "1 node get at most 12:00:00")),
+    ],
+)
+def test_a_plan_says_which_queues_take_the_job_and_why_others_do_not(
+    desk: Desk, more: tuple[str, ...], said: tuple[object, ...]
+) -> None:
+    (desk.cwd / "lab.yml").write_text(QUEUES)
+    found = {offer["queue"]: offer for offer in desk("plan", "-s", "./lab.yml", *more, "--json", "my.yml").facts["queues"]}
+    assert tuple(found[name]["takes"] or found[name]["why"] for name in ("prod", "debug", "long")) == said
+    assert found["strange"] == {"queue": "strange", "takes": True, "why": "its limits are not known"}
+
+
+def test_the_chosen_queue_is_marked_among_the_others(desk: Desk) -> None:
+    (desk.cwd / "lab.yml").write_text(QUEUES)
+    rows = [" ".join(line.split()) for line in desk("plan", "-s", "./lab.yml", "my.yml").out.splitlines()]
+    assert "queues prod does not take it: it takes 10 to 64 nodes" in rows
+    assert "> debug takes it, up to 01:00:00" in rows
+    assert "long takes it, up to 12:00:00" in rows
+
+
+WILL = "cat >judged; echo 'sbatch: Job 9 to start at 2026-11-21T15:00:00 using 4 processors on nodes n1' >&2"
+
+
+def test_start_is_what_the_scheduler_says_of_the_very_script(desk: Desk) -> None:
+    desk.program("sbatch", WILL)
+    rows = [" ".join(line.split()) for line in desk("plan", *SLURM, "--start", "my.yml").out.splitlines()]
+    assert "start about 2026-11-21 15:00:00, as the queue is now (sbatch --test-only)" in rows
+    assert desk.calls == ["sbatch --test-only"]
+    assert (desk.cwd / "judged").read_text() == desk("submit", *SLURM, "--dry-run", "my.yml").out
+    assert desk("plan", *SLURM, "--start", "--json", "my.yml").facts["start"]["at"] == "2026-11-21T15:00:00"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("echo 'allocation failure: Invalid account' >&2; exit 1", "Invalid account"),
+        ("echo 'sbatch: something else' >&2", "not told by sbatch --test-only: something else"),
+    ],
+)
+def test_a_scheduler_that_does_not_tell_a_start_is_quoted(desk: Desk, body: str, told: str) -> None:
+    desk.program("sbatch", body)
+    said = desk("plan", *SLURM, "--start", "my.yml")
+    assert said.code == 0 and any(line.strip().startswith("start ") and told in line for line in said.out.splitlines())
+
+
+def test_where_no_command_estimates_a_start_that_is_said(desk: Desk) -> None:
+    said = desk("plan", *SLURM, "--site-set", "scheduler=pbs", "--site-set", "launcher=mpich", "--start", "my.yml")
+    assert "pbs has no command that estimates it" in said.out
+
+
+def test_neither_a_plan_nor_a_dry_run_asks_by_itself(desk: Desk) -> None:
+    desk.program("sbatch", WILL)
+    desk("plan", *SLURM, "my.yml")
+    desk("submit", *SLURM, "--dry-run", "my.yml")
+    desk("explain", *SLURM, "my.yml")
+    desk("diff", *SLURM, "-s", "slurm", "my.yml")
+    assert desk.calls == []

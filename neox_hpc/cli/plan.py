@@ -6,6 +6,8 @@ Changes when what is shown of a plan does.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from neox_hpc.cli.show import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from neox_hpc.auto import Proposal, Proposals
+    from neox_hpc.decisions import Offer
     from neox_hpc.memory import Memory, Moment
     from neox_hpc.outline import Outline
     from neox_hpc.site import Site
@@ -28,13 +31,15 @@ EXPLAINED = ("nodes", "queue", "walltime", "account", "batch", "pipeline", "memo
 
 @click.command()
 @job_options
+@click.option("--start", "ask_start", is_flag=True, help="Ask the scheduler when the job would start (sbatch --test-only).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
-def plan(as_json: bool, **options: Any) -> int:
+def plan(ask_start: bool, as_json: bool, **options: Any) -> int:
     """Show how a run would lie on a machine: layout, memory per GPU by part, tokens, node-hours.  Writes and submits nothing.
 
     Memory is estimated from the layout, ZeRO's stage, precision and recomputation; the allocator, libraries and communicators need
     some more.  Node-hours are nodes x walltime, the most that the job can use.  A step's time is an estimate from speeds in the
-    site's file; docs/step-time.md has it beside published trainings.  --auto looks for the cut with the shortest step.
+    site's file; docs/step-time.md has it beside published trainings.  --auto looks for the cut with the shortest step.  Nobody is
+    asked, but with --start the scheduler.
 
     \b
     Examples:
@@ -46,16 +51,19 @@ def plan(as_json: bool, **options: Any) -> int:
     """
     prepared = prepare(asked_of(options), cwd=Path.cwd())
     planned = prepared.planned
+    start = _start(prepared) if ask_start and planned.plan is not None else None
     if as_json:
         problems = [{"where": p.where, "wrong": p.wrong, "fix": p.fix, "kind": p.kind} for p in planned.problems]
         sizes = planned.outline and _document(planned.outline)
         found = {"name": prepared.request.name, "sizes": sizes, "notes": list(planned.notes), "problems": problems}
+        found |= {"queues": [asdict(offer) for offer in _offers(prepared)]}
+        found |= {"start": start and asdict(start)} if ask_start else {}
         print_json(found | ({"proposals": _proposed(prepared.proposals)} if prepared.proposals is not None else {}))
         return 0 if planned.plan is not None else 2
     if prepared.proposals is not None:
         _print_proposals(prepared.proposals)
     if planned.outline is not None:
-        _print_sizes(prepared, planned.outline)
+        _print_sizes(prepared, planned.outline, start)
     explained = (*(EXPLAINED if planned.outline is not None else ()), "auto")
     print_notes(note for note in planned.notes if note.partition(": ")[0] not in explained)
     print_problems(planned.problems)
@@ -101,12 +109,61 @@ def _proposed(proposals: Proposals) -> list[dict[str, Any]]:
     ]
 
 
-def _print_sizes(prepared: Prepared, outline: Outline) -> None:
+def _print_sizes(prepared: Prepared, outline: Outline, start: Start | None) -> None:
     reasons = {what: why for what, _, why in (note.partition(": ") for note in prepared.planned.notes)}
     click.echo(click.style(prepared.request.name, bold=True))
-    print_facts(_facts(outline, reasons, prepared.site, prepared.config))
+    facts = _facts(outline, reasons, prepared.site, prepared.config)
+    after = [label for label, _ in facts].index("queue") + 1
+    queues = [("queues", "\n".join(_queue_lines(_offers(prepared), outline.queue)))]
+    print_facts([*facts[:after], *queues, ("start", start.told if start is not None else ""), *facts[after:]])
     if outline.memory is not None:
         _print_memory(outline, outline.memory)
+
+
+def _offers(prepared: Prepared) -> tuple[Offer, ...]:
+    """What the site's queues say to the job."""
+    from neox_hpc.decisions import queue_offers
+
+    outline = prepared.planned.outline
+    return () if outline is None else queue_offers(prepared.site, outline.nodes, prepared.request.walltime_s)
+
+
+def _queue_lines(offers: Sequence[Offer], chosen: str | None) -> Iterator[str]:
+    """The others too, where there are some: which would take the job, and why not."""
+    width = max((len(offer.queue) for offer in offers), default=0)
+    for offer in offers if len(offers) > 1 else ():
+        said = f"takes it, {offer.why}" if offer.takes else f"does not take it: {offer.why}"
+        yield f"{'>' if offer.queue == chosen else ' '} {offer.queue:{width}}  {said}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """When a job would start."""
+
+    at: str
+    """The server's time; empty: it is not told."""
+    told: str
+
+
+def _start(prepared: Prepared) -> Start:
+    """The scheduler's estimate, as its queue is now."""
+    import os
+    import shlex
+
+    from neox_hpc.errors import NeoxHpcError
+    from neox_hpc.jobs import try_script
+    from neox_hpc.schedulers import SCHEDULERS
+
+    scheduler = SCHEDULERS[prepared.plan.site.scheduler]
+    if not scheduler.test_argv():
+        return Start(at="", told=f"{prepared.plan.site.scheduler} has no command that estimates it for a job that is not queued")
+    assert prepared.files is not None
+    try:
+        verdict = try_script(scheduler, prepared.files["job.sh"], os.environ)
+    except NeoxHpcError as error:
+        return Start(at="", told=f"not told: {str(error).splitlines()[0]}")
+    at, by = scheduler.parse_start(verdict), shlex.join(scheduler.test_argv())
+    return Start(at=at, told=f"about {at.replace('T', ' ')}, as the queue is now ({by})" if at else f"not told by {by}: {verdict}")
 
 
 def _facts(outline: Outline, reasons: dict[str, str], site: Site, config: RunConfig) -> list[tuple[str, str]]:
@@ -210,8 +267,6 @@ def _print_memory(outline: Outline, memories: tuple[Memory, ...]) -> None:
 
 
 def _document(outline: Outline) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from neox_hpc.outline import bubble_share
 
     layout, step = outline.layout, outline.step

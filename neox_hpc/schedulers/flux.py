@@ -165,6 +165,9 @@ class Flux:
     def parse_test(self, stderr: str) -> str:
         return "the directives are right; no queue was asked"
 
+    def parse_start(self, verdict: str) -> str:
+        return ""
+
     def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
         return HostSource(argv=("flux", "hostlist", "--expand", "local")) if environ.get("FLUX_URI") else None
 

@@ -232,6 +232,10 @@ class Scheduler(Protocol):
         """What the test says of a script that it does not refuse."""
         ...
 
+    def parse_start(self, verdict: str) -> str:
+        """When the job would start, out of what the test says: ``2026-11-22T03:10:00``, the server's time; empty: it does not say."""
+        ...
+
     def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
         """Inside a job: where its hosts stand; ``None`` elsewhere.  The job script asks the same."""
         ...

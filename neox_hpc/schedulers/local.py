@@ -82,6 +82,9 @@ class Local:
     def parse_test(self, stderr: str) -> str:
         return ""
 
+    def parse_start(self, verdict: str) -> str:
+        return ""
+
     def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
         return None
 

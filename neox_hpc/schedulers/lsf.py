@@ -188,6 +188,9 @@ class Lsf:
     def parse_test(self, stderr: str) -> str:
         return ""
 
+    def parse_start(self, verdict: str) -> str:
+        return ""
+
     def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
         return source_in(environ, "LSB_DJOB_HOSTFILE")
 

@@ -171,6 +171,9 @@ class Pbs:
     def parse_test(self, stderr: str) -> str:
         return ""
 
+    def parse_start(self, verdict: str) -> str:
+        return ""
+
     def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
         return source_in(environ, "PBS_NODEFILE")
 

@@ -201,6 +201,10 @@ class Slurm:
         lines = [line for line in stderr.splitlines() if line.strip()]
         return re.sub(r"^sbatch: (Job \d+ )?", "", lines[-1]) if lines else ""
 
+    def parse_start(self, verdict: str) -> str:
+        found = re.search(r"\bto start at (\d{4}-\d\d-\d\dT[\d:]+)", verdict)
+        return found[1] if found else ""
+
     def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
         names = environ.get("SLURM_JOB_NODELIST")
         return HostSource(argv=("scontrol", "show", "hostnames", names)) if names else None
