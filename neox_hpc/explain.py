@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -163,11 +163,17 @@ def _made(inputs: Inputs, plan: Plan, base: _Script, path: Path, value: Any) -> 
 def _lost_with(inputs: Inputs, plan: Plan, base: _Script, path: Path, others: Iterable[Any]) -> frozenset[int]:
     """The pieces that are lost with the first of some values that makes a plan."""
     for other in others:
-        changed = _put(inputs, path, other).planned().plan
+        try:
+            changed = _put(inputs, path, other).planned().plan
+        except _REFUSED:  # a text that no file could give: it has not been through the checks of one
+            continue
         if changed is not None:
             same = dataclasses.replace(changed, run=plan.run) == plan
             return frozenset() if same else base.lost(render_pieces(changed, inputs.launch))
     return frozenset()
+
+
+_REFUSED = (LookupError, ValueError, TypeError, ArithmeticError, AssertionError)
 
 
 def _may_be_absent(inputs: Inputs, path: Path) -> bool:
@@ -190,6 +196,8 @@ def _others(inputs: Inputs, path: Path, value: Any) -> Iterator[Any]:
     }
     if isinstance(path[-1], int) and path[1] not in ACCOUNTS:
         yield _GONE
+    elif words := _words(inputs, path):
+        yield from (word for word in words if word != value)
     elif choices.get(path):
         yield from (name for name in choices[path] if name != value)
     elif isinstance(value, bool):
@@ -218,6 +226,21 @@ def _decided(notes: Iterable[str], plan: Plan) -> Iterator[tuple[Given, Plan]]:
             for path in DECIDED[what]:
                 other = _put(other, path, f"{value}_" if isinstance(value, str) else value + 3600)
             yield Given(key=what, value=why, place=BY_THE_PLAN), other
+
+
+def _words(inputs: Inputs, path: Path) -> tuple[Any, ...]:
+    """The words that are allowed in a place, where there are only some."""
+    around = _get(inputs, path[:-1])
+    field = type(around).model_fields.get(str(path[-1])) if isinstance(around, BaseModel) else None
+    return tuple(_literals(field.annotation)) if field is not None else ()
+
+
+def _literals(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    else:
+        for inner in get_args(annotation):
+            yield from _literals(inner)
 
 
 # The values -------------------------------------------------------------------------------------------------------------------

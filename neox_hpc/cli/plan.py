@@ -55,7 +55,7 @@ def plan(ask_start: bool, as_json: bool, **options: Any) -> int:
     if as_json:
         problems = [{"where": p.where, "wrong": p.wrong, "fix": p.fix, "kind": p.kind} for p in planned.problems]
         sizes = planned.outline and _document(planned.outline)
-        found = {"name": prepared.request.name, "sizes": sizes, "notes": list(planned.notes), "problems": problems}
+        found: dict[str, Any] = {"name": prepared.request.name, "sizes": sizes, "notes": list(planned.notes), "problems": problems}
         found |= {"queues": [asdict(offer) for offer in _offers(prepared)]}
         found |= {"start": start and asdict(start)} if ask_start else {}
         print_json(found | ({"proposals": _proposed(prepared.proposals)} if prepared.proposals is not None else {}))

@@ -233,7 +233,7 @@ class Scheduler(Protocol):
         ...
 
     def parse_start(self, verdict: str) -> str:
-        """When the job would start, out of what the test says: ``2026-11-22T03:10:00``, the server's time; empty: it does not say."""
+        """When the job would start, out of what the test says: ``2026-11-22T03:10:00``, the server's time; empty: it does not."""
         ...
 
     def hosts_source(self, environ: Mapping[str, str]) -> HostSource | None:
