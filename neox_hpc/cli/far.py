@@ -141,7 +141,7 @@ class FarDesk:
     def make(self, prepared: Prepared) -> str:
         """Write the run directory there, and submit nothing; returns its path."""
         assert prepared.files is not None
-        path, archive = str(prepared.path), pack(prepared.files, take_snapshot().files)
+        path, archive = str(prepared.path), pack(prepared.run_files, take_snapshot().files)
         self._check(path, self.machine.make(path, secrets.token_hex(8), archive), ())
         return path
 
@@ -160,7 +160,7 @@ class FarDesk:
         """
         assert prepared.files is not None and run.far is not None
         scheduler, far = SCHEDULERS[prepared.plan.site.scheduler], run.far
-        argv, archive = far.draft["command"], pack(prepared.files, take_snapshot().files)
+        argv, archive = far.draft["command"], pack(prepared.run_files, take_snapshot().files)
         try:
             outcome = self.machine.submit(
                 far.path, far.token, archive, argv, scheduler.submit_environment, reads_script=scheduler.reads_script
@@ -214,7 +214,7 @@ class FarDesk:
             digest=digest_of(prepared.files),
             draft=draft,
         )
-        return keep_far_run(self.records / path.lstrip("/"), prepared.files, far)
+        return keep_far_run(self.records / path.lstrip("/"), prepared.run_files, far)
 
     def _software(self, prepared: Prepared) -> Mapping[str, Any]:
         """What tells its content from another's, as far as the machine tells."""

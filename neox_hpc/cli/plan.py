@@ -151,15 +151,16 @@ def _start(prepared: Prepared) -> Start:
     import shlex
 
     from neox_hpc.errors import NeoxHpcError
-    from neox_hpc.jobs import try_script
+    from neox_hpc.jobs import Here, try_script
     from neox_hpc.schedulers import SCHEDULERS
 
     scheduler = SCHEDULERS[prepared.plan.site.scheduler]
     if not scheduler.test_argv():
         return Start(at="", told=f"{prepared.plan.site.scheduler} has no command that estimates it for a job that is not queued")
     assert prepared.files is not None
+    host = prepared.far.machine if prepared.far is not None else Here(os.environ)
     try:
-        verdict = try_script(scheduler, prepared.files["job.sh"], os.environ)
+        verdict = try_script(scheduler, prepared.files["job.sh"], host)
     except NeoxHpcError as error:
         return Start(at="", told=f"not told: {str(error).splitlines()[0]}")
     at, by = scheduler.parse_start(verdict), shlex.join(scheduler.test_argv())

@@ -21,7 +21,7 @@ from neox_hpc.cli.surroundings import git_commit, user_name
 from neox_hpc.decisions import hostfile_paths
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.extras import extras_of
-from neox_hpc.inputs import Inputs
+from neox_hpc.inputs import FILE, Inputs, write_inputs
 from neox_hpc.marked_yaml import NOTHING
 from neox_hpc.plan import Plan, Planned, make_plan, with_machine, with_slots
 from neox_hpc.probe import Facts, probe
@@ -105,6 +105,12 @@ class Prepared:
     """With --auto; the plan is that of the first."""
     far: FarDesk | None = None
     """The machine that it will be submitted at, where that is another one."""
+
+    @property
+    def run_files(self) -> JobFiles:
+        """What a run directory gets: the files, and what they were made from."""
+        assert self.files is not None
+        return {**self.files, FILE: write_inputs(self.inputs)}
 
     @property
     def plan(self) -> Plan:

@@ -129,12 +129,10 @@ def _refuse(prepared: Prepared, problems: Any) -> None:
 
 
 def _write(prepared: Prepared) -> RunDir:
-    from neox_hpc.inputs import FILE, write_inputs
     from neox_hpc.rundir import write_run_dir
     from neox_hpc.snapshot import take_snapshot
 
-    assert prepared.files is not None
-    return write_run_dir(prepared.path, {**prepared.files, FILE: write_inputs(prepared.inputs)}, take_snapshot())
+    return write_run_dir(prepared.path, prepared.run_files, take_snapshot())
 
 
 def _submit(prepared: Prepared) -> tuple[RunDir, Receipt]:
