@@ -174,9 +174,9 @@ def _masks(config: RunConfig, layout: Layout) -> int:
     shape = config.architecture
     pairs, heads = shape.seq_length**2, shape.num_attention_heads // layout.tensor
     kinds = {kind if kind in SPARSE else "all" for kind in shape.attention_kinds}
-    if shape.pos_emb == "alibi":
+    if shape.positions.to_scores == "fixed":
         return len(kinds) * pairs * (1 + heads * (4 if config.precision == "fp32" else 2))
-    if shape.pos_emb == "rpe":  # made in every layer again: the last one in fp32, and before its mask
+    if shape.positions.to_scores == "learned":  # made in every layer again: the last one in fp32, and before its mask
         return pairs * (len(kinds) + 2 * 4 * heads)
     wide = shape.sliding_window_width is not None and shape.sliding_window_width + 1 < shape.seq_length
     per_head = heads if shape.sparsity_config is not None and shape.sparsity_config.different_layout_per_head else 1
@@ -185,7 +185,7 @@ def _masks(config: RunConfig, layout: Layout) -> int:
 
 def is_fused(config: RunConfig) -> bool:
     """Attention is one kernel, so that its scores never exist."""
-    if config.architecture.pos_emb == "rpe":  # torch's fused attention has no gradient for what is added to scores
+    if config.architecture.positions.to_scores == "learned":  # torch's fused attention has no gradient for what is added to scores
         return False
     return config.architecture.scaled_upper_triang_masked_softmax_fusion or set(config.architecture.attention_kinds) <= FUSED_KINDS
 

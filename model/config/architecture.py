@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import field_validator, model_validator
 
 from model.config.keys import Section, live, planned, retired
-from model.config.kinds import POSITIONS
+from model.config.kinds import POSITIONS, PositionEncoding
 
 AttentionKind = Literal[
     "global", "local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer", "gmlp", "amlp", "flash", "rwkv", "mamba"
@@ -312,6 +312,11 @@ class Architecture(Section):
         """The kind of attention of each layer."""
         default: AttentionKind = "global"
         return self.attention_config or (default,) * self.num_layers
+
+    @property
+    def positions(self) -> PositionEncoding:
+        """What is known of ``pos_emb``."""
+        return POSITIONS[self.pos_emb]
 
     @property
     def rotary_dims(self) -> int:

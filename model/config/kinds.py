@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from model.config.architecture import Architecture
@@ -46,6 +46,8 @@ class PositionEncoding:
     """Parameters that lie with the embedding, whole on every tensor rank."""
     shared: Callable[[Architecture], int] = lambda a: 0
     """Parameters that all blocks share, cut over tensor ranks."""
+    to_scores: Literal["nothing", "fixed", "learned"] = "nothing"
+    """What is added to the attention's scores."""
     alike_at_widths: bool = True
     """What it makes has the same size at every width, as muP needs."""
 
@@ -88,9 +90,10 @@ POSITIONS = {
     "rpe": PositionEncoding(
         "model.layers.positions_bias:relative",
         shared=lambda a: a.rpe_num_buckets * a.num_attention_heads,
+        to_scores="learned",
         alike_at_widths=False,  # GPT-NeoX multiplies it by the root of the head's size
     ),
-    "alibi": PositionEncoding("model.layers.positions_bias:alibi"),
+    "alibi": PositionEncoding("model.layers.positions_bias:alibi", to_scores="fixed"),
     "none": PositionEncoding("model.layers.positions:nowhere"),
 }
 """``pos_emb``"""

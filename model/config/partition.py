@@ -15,7 +15,6 @@ from functools import lru_cache
 from itertools import accumulate
 
 from model.config.architecture import Architecture
-from model.config.kinds import POSITIONS
 from model.config.run import RunConfig
 
 BLOCK_NAMES = {"rwkv": "RWKVResidualLayerPipe", "mamba": "ParallelMambaResidualLayerPipe", "gmlp": "GMLPBlock", "amlp": "GMLPBlock"}
@@ -56,14 +55,13 @@ def layer_parameters(config: RunConfig, padded_vocab: int, tensor: int = 1) -> t
     """Parameters of each layer on one of ``tensor`` ranks; a tied head counts its copy of the embedding's matrix."""
     shape = config.architecture
     matrix = padded_vocab * shape.hidden_size // tensor
-    positions = POSITIONS[shape.pos_emb].in_embedding(shape)
+    positions = shape.positions.in_embedding(shape)
     return (matrix + positions, *(_block(shape, tensor),) * shape.num_layers, _norm(shape, shape.hidden_size), matrix)
 
 
 def shared_parameters(config: RunConfig, tensor: int = 1) -> int:
     """Parameters that all blocks share, of which every stage has a copy, on one of ``tensor`` ranks."""
-    shape = config.architecture
-    return POSITIONS[shape.pos_emb].shared(shape) // tensor
+    return config.architecture.positions.shared(config.architecture) // tensor
 
 
 def _block(shape: Architecture, tensor: int) -> int:

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from model.config.architecture import SPARSE, Architecture, AttentionKind, Parallelism
 from model.config.former import translate
 from model.config.keys import KeyProblem, Section, Status, reason_of, status_of, trained_values
-from model.config.kinds import NORMS, POSITIONS
+from model.config.kinds import NORMS
 from model.config.launch import Launch, RunTime
 from model.config.layout import BatchSizes, Layout, solve_batch
 from model.config.optimization import DeepSpeed, LearningRate, Optimization, Precision
@@ -269,7 +269,7 @@ def _maximal_update(config: RunConfig) -> Iterator[KeyProblem]:
         wrong = "DeepSpeed's schedule gives all parameters one learning rate, and muP gives them several"
         yield KeyProblem(key="scheduler", wrong=wrong, fix="remove it, or use_mup")
     shape = config.architecture
-    for key, kind in (("norm", NORMS[shape.norm]), ("pos_emb", POSITIONS[shape.pos_emb])):
+    for key, kind in (("norm", NORMS[shape.norm]), ("pos_emb", shape.positions)):
         if not kind.alike_at_widths:
             wrong = f"what {getattr(shape, key)} makes does not keep its size over widths, and muP has no rule for it"
             yield KeyProblem(key=key, wrong=wrong, fix="choose another, or remove use_mup")
