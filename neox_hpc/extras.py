@@ -5,7 +5,9 @@ Changes when another option needs a package that the training does without else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from neox_hpc.errors import Problem
@@ -23,20 +25,19 @@ class Extra:
 
     package: str
     """As pip calls it."""
+    wanted: str
+    """The same with the versions that do."""
     key: str
     """The option."""
-    asked: Callable[[RunConfig], bool]
 
 
-EXTRAS = (
-    Extra(package="flash-attn", key="use_flashattn_swiglu", asked=lambda c: c.architecture.use_flashattn_swiglu),
-    Extra(package="bitsandbytes", key="use_bnb_optimizer", asked=lambda c: c.optimization.use_bnb_optimizer),
-)
-
-
-def extras_of(config: RunConfig) -> tuple[Extra, ...]:
-    """What a configuration asks for."""
-    return tuple(extra for extra in EXTRAS if extra.asked(config))
+def extras_of(config: RunConfig) -> Iterator[Extra]:
+    """What a configuration asks for beside what every training needs."""
+    if config.architecture.use_flashattn_swiglu:
+        yield Extra(package="flash-attn", wanted="flash-attn>=2.6", key="use_flashattn_swiglu")
+    if wanted := config.optimizer.package:
+        key = "use_bnb_optimizer" if config.optimization.use_bnb_optimizer else "optimizer.type"
+        yield Extra(package=re.split("[<>=!~]", wanted)[0], wanted=wanted, key=key)
 
 
 def check_extras(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Iterator[Problem]:
@@ -45,7 +46,9 @@ def check_extras(loaded: Loaded, site: Site, request: Request, facts: Facts) -> 
     place = f"image {image}" if image is not None else "the Python of the ranks"
     for extra in extras_of(loaded.config):
         if _is_there(extra, site, request, facts) is False:
-            build = "build the image with it" if image is not None else f"{_python(site)} -m pip install {extra.package}"
+            build = (
+                "build the image with it" if image is not None else f"{_python(site)} -m pip install {shlex.quote(extra.wanted)}"
+            )
             wrong = f"needs {extra.package}, and {place} does not have it"
             yield Problem(loaded.where(extra.key), wrong, f"{build}; or remove {extra.key}", "here")
 
@@ -56,7 +59,7 @@ def extra_notes(loaded: Loaded, site: Site, request: Request, facts: Facts) -> I
         if _is_there(extra, site, request, facts) is None:
             yield (
                 f"{extra.key}: needs {extra.package}, and whether the ranks have it cannot be seen from here; "
-                f"without it the run stops before its first step (pip install {extra.package})"
+                f"without it the run stops before its first step (pip install {shlex.quote(extra.wanted)})"
             )
 
 

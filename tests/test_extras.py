@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from neox_hpc.extras import EXTRAS
+from neox_hpc.extras import extras_of
 from neox_hpc.plan import Planned
 from neox_hpc.probe import probe, read_packages
 from neox_hpc.site import Site
@@ -36,7 +38,7 @@ def notes(found: Planned) -> list[str]:
 
 def test_a_package_that_the_environment_lacks_is_a_problem_with_the_command() -> None:
     wrong = "needs bitsandbytes, and the Python of the ranks does not have it"
-    fix = "/opt/env/bin/python -m pip install bitsandbytes; or remove use_bnb_optimizer"
+    fix = "/opt/env/bin/python -m pip install 'bitsandbytes>=0.50'; or remove use_bnb_optimizer"
     assert told(slurm(), present=False) == ([f"small.yml:14  use_bnb_optimizer: {wrong} / {fix}"], [])
     assert told(slurm(), present=True) == ([], [])
 
@@ -58,15 +60,26 @@ def test_an_image_is_known_by_what_the_site_says_of_it() -> None:
 def test_what_is_not_known_is_a_note_with_the_command() -> None:
     [note] = told(slurm())[1]
     assert note.startswith("use_bnb_optimizer: needs bitsandbytes, and whether the ranks have it cannot be seen from here")
-    assert "stops before its first step (pip install bitsandbytes)" in note
+    assert "stops before its first step (pip install 'bitsandbytes>=0.50')" in note
     assert len(told(in_image(), present=True)[1]) == 1  # seen of the environment, not of the image
 
 
-@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: extra.package)
-def test_only_who_asks_for_a_package_is_told_of_it(extra: object) -> None:
-    assert extra.asked(loaded().config) is False  # type: ignore[attr-defined]
-    found = planned(slurm())
-    assert extra.package not in " ".join((*found.notes, *wrongs(found, "here")))  # type: ignore[attr-defined]
+ASKING = ({"use_flashattn_swiglu": True, "activation": "swiglu"}, {"use_bnb_optimizer": True})
+
+
+def test_only_who_asks_for_a_package_is_told_of_it() -> None:
+    assert list(extras_of(loaded().config)) == []
+    assert [extra.key for keys in ASKING for extra in extras_of(loaded(**keys).config)] == [
+        "use_flashattn_swiglu",
+        "use_bnb_optimizer",
+    ]
+
+
+@pytest.mark.parametrize("keys", ASKING)
+def test_a_package_is_an_extra_of_ours_in_these_versions(keys: dict[str, Any]) -> None:
+    [extra] = extras_of(loaded(**keys).config)
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert re.search(rf'^\w+ = \["{re.escape(extra.wanted)}"\]$', text, re.MULTILINE)
 
 
 # What can be seen -----------------------------------------------------------------------------------------------------------
