@@ -10,7 +10,7 @@ from typing import Literal
 
 from neox_hpc.memory import GIB, Memory, count_parameters, estimate_memory, stages
 from neox_hpc.site import Site
-from neox_hpc.step_time import StepTime, estimate_step, speeds_of
+from neox_hpc.step_time import StepTime, estimate_step, missing_speeds, speeds_of
 from neox_hpc.vocabulary import BatchSizes, Layout, RunConfig
 
 
@@ -39,6 +39,8 @@ class Outline:
     steps: int | None
     step: StepTime | None
     """``None`` where it is not estimated: ranks without GPUs, blocks without a formula, speeds that are not known."""
+    lacking: tuple[str, ...]
+    """Facts of the site without which the time of a step on its GPUs is not known."""
 
     @property
     def tokens_a_step(self) -> int:
@@ -100,6 +102,7 @@ def make_outline(
         sequence=config.architecture.seq_length,
         steps=config.training.train_iters,
         step=step,
+        lacking=missing_speeds(site, config, layout.world_size) if site.node.gpus else (),
     )
 
 

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from neox_hpc.decisions import Offer
     from neox_hpc.memory import Memory, Moment
     from neox_hpc.outline import Outline
-    from neox_hpc.site import Site
     from neox_hpc.step_time import StepTime
-    from neox_hpc.vocabulary import RunConfig
 
 EXPLAINED = ("nodes", "queue", "walltime", "account", "batch", "pipeline", "memory")
 """Notes that stand in the table, beside what they explain."""
@@ -112,7 +110,7 @@ def _proposed(proposals: Proposals) -> list[dict[str, Any]]:
 def _print_sizes(prepared: Prepared, outline: Outline, start: Start | None) -> None:
     reasons = {what: why for what, _, why in (note.partition(": ") for note in prepared.planned.notes)}
     click.echo(click.style(prepared.request.name, bold=True))
-    facts = _facts(outline, reasons, prepared.site, prepared.config)
+    facts = _facts(outline, reasons, prepared.inputs.site.name)
     after = [label for label, _ in facts].index("queue") + 1
     queues = [("queues", "\n".join(_queue_lines(_offers(prepared), outline.queue)))]
     print_facts([*facts[:after], *queues, ("start", start.told if start is not None else ""), *facts[after:]])
@@ -125,7 +123,7 @@ def _offers(prepared: Prepared) -> tuple[Offer, ...]:
     from neox_hpc.decisions import queue_offers
 
     outline = prepared.planned.outline
-    return () if outline is None else queue_offers(prepared.site, outline.nodes, prepared.request.walltime_s)
+    return () if outline is None else queue_offers(prepared.inputs.site, outline.nodes, prepared.request.walltime_s)
 
 
 def _queue_lines(offers: Sequence[Offer], chosen: str | None) -> Iterator[str]:
@@ -167,7 +165,7 @@ def _start(prepared: Prepared) -> Start:
     return Start(at=at, told=f"about {at.replace('T', ' ')}, as the queue is now ({by})" if at else f"not told by {by}: {verdict}")
 
 
-def _facts(outline: Outline, reasons: dict[str, str], site: Site, config: RunConfig) -> list[tuple[str, str]]:
+def _facts(outline: Outline, reasons: dict[str, str], site: str) -> list[tuple[str, str]]:
     from neox_hpc.outline import bubble_share
     from neox_hpc.site import show_walltime
 
@@ -187,7 +185,7 @@ def _facts(outline: Outline, reasons: dict[str, str], site: Site, config: RunCon
         ("queue", reasons.get("queue") or outline.queue or ""),
         ("walltime", reasons.get("walltime") or (show_walltime(outline.walltime_s) if outline.walltime_s else "")),
         ("node-hours", "" if outline.node_hours is None else f"{outline.node_hours:,.4g} at most"),
-        ("step", _step(outline, site, config)),
+        ("step", _step(outline, site)),
         ("to the end", _training(outline)),
         ("memory", reasons.get("memory", "")),
     ]
@@ -198,14 +196,11 @@ def _tokens(outline: Outline) -> str:
     return a_step if outline.tokens is None else f"{a_step} x {outline.steps:,} steps = {outline.tokens:,}"
 
 
-def _step(outline: Outline, site: Site, config: RunConfig) -> str:
+def _step(outline: Outline, site: str) -> str:
     """The estimate, and where it goes; or what is lacking for one."""
-    from neox_hpc.step_time import missing_speeds
-
     step = outline.step
     if step is None:
-        lacking = missing_speeds(site, config, outline.layout.world_size) if site.node.gpus else ()
-        return f"not estimated: {', '.join(lacking)} of {site.name} not known" if lacking else ""
+        return f"not estimated: {', '.join(outline.lacking)} of {site} not known" if outline.lacking else ""
     speed = f"{step.tokens_per_s:,.0f} tokens/s, {step.tflops_per_rank:.0f} TFLOP/s a GPU ({step.share_of_peak:.0%} of its peak)"
     return f"about {show_seconds(step.seconds)} at best: {speed}\n{name_parts(step)}"
 

@@ -34,7 +34,6 @@ from neox_hpc.site import WAYS, Site, read_walltime
 from neox_hpc.site_files import list_sites, load_placed_site, site_name
 from neox_hpc.software import bound_paths, image_of
 from neox_hpc.user_config import UserSite, read_user_site
-from neox_hpc.vocabulary import RunConfig
 
 if TYPE_CHECKING:
     from neox_hpc.auto import Proposals
@@ -98,9 +97,6 @@ class Prepared:
     planned: Planned
     files: JobFiles | None
     """Absent when no plan can be made."""
-    site: Site
-    """With what is known of this machine, where it is this one."""
-    config: RunConfig
     proposals: Proposals | None = None
     """With --auto; the plan is that of the first."""
     far: FarDesk | None = None
@@ -255,8 +251,6 @@ def _prepare_at(
         inputs=inputs,
         planned=planned,
         files=files,
-        site=with_machine(with_slots(site, facts), facts)[0],
-        config=loaded.config,
         proposals=proposals,
         far=far,
     )
