@@ -12,6 +12,7 @@ ROUNDS = 10
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "125M.yml"
 LARGE = ROOT / "configs" / "20B.yml"
+LARGEST = ("--site", "frontier", "--nodes", "1024", "--set", "train_batch_size=8192")
 SLURM = ("--site", "slurm", "--site-set", "node.gpus=4", "--site-set", "node.accelerator=cuda", "--site-set", "node.cores=64")
 
 
@@ -25,6 +26,7 @@ def measure_control_plane(folder: Path) -> dict[str, str]:
         "neox-hpc submit --site slurm --dry-run 125M.yml": dry_run,
         "neox-hpc submit --site slurm --dry-run --nodes 9472": (*dry_run, "--nodes", "9472"),
         "neox-hpc submit --site frontier --dry-run 20B.yml": (*entry, "submit", "--site", "frontier", "--dry-run", str(LARGE)),
+        "neox-hpc plan --site frontier --nodes 1024 --auto 175B.yml": (*entry, "plan", *LARGEST, "--auto", "175B.yml"),
     }
     best = dict.fromkeys(commands, float("inf"))
     for _ in range(ROUNDS):
@@ -45,9 +47,16 @@ def _warm_render() -> float:
         sets=(),
         site_sets=SLURM[3::2],
         nodes=None,
-        walltime_s=None,
+        walltime=None,
         account=None,
         queue=None,
+        directives=(),
+        after=(),
+        array=None,
+        exclude=None,
+        early_signal=None,
+        requeue=False,
+        launcher_args=(),
         name=None,
         output_dir="runs",
         run_id=None,

@@ -178,10 +178,12 @@ def estimate_step(config: RunConfig, layout: Layout, batch: BatchSizes, vocab_si
     rank = _Rank(config, layout, batch, config.padded_vocab_size(vocab_size), speeds)
     held = stages(config, layout, vocab_size)
     handed = rank.handed_on() if layout.pipe > 1 else 0.0
-    costs = [rank.micro_batch(layers) for layers in held]
+    kinds = {rank.kind(layers): layers for layers in held}
+    each = {kind: (rank.micro_batch(layers), rank.parameters(layers)) for kind, layers in kinds.items()}
+    costs = [each[rank.kind(layers)][0] for layers in held]
     times = [sum(cost) + handed for cost in costs]
     slowest = max(range(len(times)), key=times.__getitem__)
-    cost, p = costs[slowest].times(batch.accumulation), max(rank.parameters(layers) for layers in held)
+    cost, p = costs[slowest].times(batch.accumulation), max(count for _, count in each.values())
     sequences = batch.train
     return StepTime(
         products=cost.products,
@@ -210,6 +212,11 @@ class _Rank:
         self.share = self.stream // (layout.tensor if config.parallelism.sequence_parallel else 1)
         self.counts = layer_parameters(config, padded, layout.tensor)
         self._block = self._block_cost()
+
+    def kind(self, layers: range) -> tuple[int, bool, bool, bool]:
+        """What two stages of equal cost have in common: how many blocks, and which of embedding, final norm and head."""
+        last = len(self.counts) - 1
+        return self._blocks(layers), 0 in layers, last - 1 in layers, last in layers
 
     def parameters(self, layers: range) -> int:
         """Of a stage; a tied head beside the embedding has none of its own."""
