@@ -486,6 +486,28 @@ def test_what_cannot_be_seen_is_a_note() -> None:
     assert "not checked, cannot be seen from here: data_path, vocab_file" in found.notes
 
 
+ON_NODE = {
+    "optimizer": {"type": "cpu_adam"},
+    "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+    "pipe_parallel_size": 0,
+}
+
+
+def test_deepspeeds_adam_on_the_cpu_is_told_what_it_needs_and_what_does_without() -> None:
+    notes = "\n".join(planned(slurm(), keys=ON_NODE).notes)
+    assert "no job compiles" in notes and "deepspeed_extra_args: {zero_force_ds_cpu_optimizer: false}" in notes
+    without = {"deepspeed_extra_args": {"zero_force_ds_cpu_optimizer": False}}
+    assert "no job compiles" not in "\n".join(planned(slurm(), keys=ON_NODE | without).notes)
+
+
+def test_its_operation_is_a_file_that_must_be_there_and_comes_into_the_run_by_its_whole_path() -> None:
+    keys = ON_NODE | {"neox_hpc": {"cpu_adam_op": "ops/cpu_adam.so"}}
+    found = planned(slurm(), keys=keys, facts=Facts(exists={"/home/user/ops/cpu_adam.so": False}))
+    assert any("neox_hpc.cpu_adam_op: no such file here: /home/user/ops/cpu_adam.so" in text for text in wrongs(found, "here"))
+    assert found.plan is not None
+    assert found.plan.run.config.own.neox_hpc.cpu_adam_op == "/home/user/ops/cpu_adam.so"
+
+
 def test_a_key_that_does_not_train_yet_plans() -> None:
     found = planned(slurm(), keys={"tokenizer_type": "SPMTokenizer"})
     assert found.plan is not None

@@ -30,7 +30,8 @@ def load_checkpoint(directory: Path, fragments: Sequence[Fragment], *, kinds: It
         stored = _Stored(directory, manifest, files)
         for fragment in fragments:
             for kind in kinds:
-                stored.fill(fragment, kind)
+                if kind in fragment.tensors:  # Muon keeps other things of a matrix than of a bias
+                    stored.fill(fragment, kind)
     return manifest
 
 

@@ -37,6 +37,8 @@ class Optimizer:
     """DeepSpeed 0.19.8 has it in its list of optimizers that ZeRO was tried with; the others are declared to it."""
     whole_because: str = ""
     """Why it cannot update the flat pieces into which ZeRO cuts weights; nothing where it can."""
+    uncut_because: str = ""
+    """Why it cannot update one tensor rank's part of a matrix; nothing where it can."""
     in_memory_of_node: bool = False
     """It updates in the memory of the node: ZeRO has to offload the optimizer."""
     rates_by_width: Literal["adam", "sgd"] | None = None
@@ -88,6 +90,15 @@ OPTIMIZERS: dict[str, Optimizer] = {
         working=2,
         takes_groups=True,
         whole_because="sends momenta of whole weights in place of gradients",
+    ),
+    "muon": Optimizer(
+        make="model.optimizers.muon:Muon",
+        reads={"momentum": 0.95, "betas": (0.9, 0.999), "eps": 1e-8},
+        keeps=("momentum_buffer", *MOMENTS),
+        packed_bytes=8,  # of embedding and head; a hidden matrix has the one, 4
+        working=1,
+        whole_because="orthogonalizes whole matrices",
+        uncut_because="orthogonalizes whole matrices",
     ),
     "sgd": Optimizer(
         make="model.optimizers.sgd:make_sgd",

@@ -295,6 +295,9 @@ def _optimizer(config: RunConfig) -> Iterator[KeyProblem]:
         why = f"stage {stage}" if stage else f"{config.precision} runs as stage 1"
         wrong = f"{name} {kind.whole_because}, and ZeRO cuts weights into flat pieces ({why})"
         yield KeyProblem(key="optimizer.type", wrong=wrong, fix="write stage: 0 and precision: fp32, or another optimizer")
+    if kind.uncut_because and config.parallelism.model_parallel_size > 1:
+        wrong = f"{name} {kind.uncut_because}, and tensor parallelism cuts them"
+        yield KeyProblem(key="optimizer.type", wrong=wrong, fix="write model_parallel_size: 1, or another optimizer")
     if kind.in_memory_of_node and not config.deepspeed.zero_optimization.offloads_optimizer:
         wrong = f"{name} updates in the memory of the node, and the optimizer is not offloaded to it"
         fix = "write zero_optimization: {stage: 2, offload_optimizer: {device: cpu}}, or type: adam"
