@@ -155,9 +155,10 @@ def _made(inputs: Inputs, plan: Plan, base: _Script, path: Path, value: Any) -> 
     if path in (("site", "scheduler"), ("site", "launcher")):  # no other one may go with the rest: only its words are asked for
         other = plan.site.model_copy(update={str(path[1]): next(_others(inputs, path, value))})
         return base.lost(render_pieces(dataclasses.replace(plan, site=other), inputs.launch))
-    return _lost_with(inputs, plan, base, path, _others(inputs, path, value)) or (
-        _lost_with(inputs, plan, base, path, (None,)) if _may_be_absent(inputs, path) else frozenset()
-    )
+    others = list(_others(inputs, path, value))
+    tried = [[other] for other in others] if path[0] == "facts" else [others]  # what was seen of several hosts may be their least
+    tried += [[None]] if _may_be_absent(inputs, path) else []
+    return next((lost for each in tried if (lost := _lost_with(inputs, plan, base, path, each))), frozenset())
 
 
 def _lost_with(inputs: Inputs, plan: Plan, base: _Script, path: Path, others: Iterable[Any]) -> frozenset[int]:

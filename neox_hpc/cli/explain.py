@@ -130,6 +130,11 @@ class Row:
         return tuple(given for given in found if given.key not in ("scheduler", "launcher")) or found
 
     @property
+    def has_value(self) -> bool:
+        """Whether it is more than text of a template."""
+        return any(part.piece.is_value for part in self.parts)
+
+    @property
     def templates(self) -> tuple[str, ...]:
         """The lines of the templates that wrote it."""
         return tuple(dict.fromkeys(part.piece.place for part in self.parts))
@@ -179,16 +184,24 @@ def _print_table(rows: Sequence[Row]) -> None:
 
 def _short(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, str]]:
     yield "LINE", "SCRIPT", "MADE BY", "WHERE"
-    for plain, group in groupby(rows, key=lambda row: not row.given):
-        if not plain:
-            for row in group:
-                keys = ", ".join(f"{given.key}" for given in row.given[:3]) + (" …" if len(row.given) > 3 else "")
-                yield row.number, _cut(row.text), keys, shown_place(row.given[0].place)
-            continue
-        found = [row for row in group if row.text.strip()]
-        if found:
-            number = f"{found[0].first}-{found[-1].last}" if found[0] is not found[-1] else found[0].number
-            yield number, _cut(found[0].text) + (" …" if found[0] is not found[-1] else ""), "", _span(found)
+    for group in _grouped([row for row in rows if row.text.strip()]):
+        first, last = group[0], group[-1]
+        number = first.number if first is last else f"{first.first}-{last.last}"
+        keys = ", ".join(given.key for given in first.given[:3]) + (" …" if len(first.given) > 3 else "")
+        place = shown_place(first.given[0].place) if first.given else _span(group)
+        yield number, _cut(first.text) + ("" if first is last else " …"), keys, place
+
+
+def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
+    """Neighbours that hold no value and were made by the same: text of a template."""
+    groups: list[list[Row]] = []
+    for row in rows:
+        before = groups[-1][-1] if groups else None
+        if before is not None and before.given == row.given and not (row.given and (row.has_value or before.has_value)):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def _span(rows: Sequence[Row]) -> str:
