@@ -106,6 +106,15 @@ def make_outline(
     )
 
 
+def name_layers(stage: range, outline: Outline) -> str:
+    """``embedding, blocks 0-10``"""
+    blocks = outline.stages[-1].stop - 3
+    held = range(max(stage.start, 1) - 1, min(stage.stop, blocks + 1) - 1)
+    names = ["embedding"] if 0 in stage else []
+    names += [f"block {held.start}" if len(held) == 1 else f"blocks {held.start}-{held.stop - 1}"] if held else []
+    return ", ".join(names + [name for n, name in enumerate(("final norm", "head"), start=blocks + 1) if n in stage])
+
+
 def bubble_share(layout: Layout, batch: BatchSizes) -> float:
     """Share of a step that a stage waits: (p - 1) / (m + p - 1) of p stages and m micro-batches (arXiv:2104.04473, section 2.2)."""
     return (layout.pipe - 1) / (batch.accumulation + layout.pipe - 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from neox_hpc.cli.plan import name_layers
 from neox_hpc.memory import PARTS, estimate_memory
+from neox_hpc.outline import name_layers
 from neox_hpc.vocabulary import BatchSizes, Layout
 from tests.desk import Desk, desk
 from tests.planning import plan, planned, shipped, slurm

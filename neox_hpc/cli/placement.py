@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from neox_hpc.cli.plan import name_layers
 from neox_hpc.cli.prepare import Prepared
 from neox_hpc.launchers import PER_NODE
+from neox_hpc.outline import name_layers
 from neox_hpc.placement import Place, exported, host_lines, meeting_lines, places, stage_ranks
 from neox_hpc.plan import Plan
 from neox_hpc.render import quote, wrap

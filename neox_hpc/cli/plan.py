@@ -15,6 +15,7 @@ import click
 
 from neox_hpc.cli.prepare import Prepared, asked_of, job_options, prepare, print_notes, print_problems
 from neox_hpc.cli.show import print_facts, print_json, print_table
+from neox_hpc.outline import name_layers
 
 if TYPE_CHECKING:
     from neox_hpc.auto import Proposal, Proposals
@@ -230,15 +231,6 @@ def show_seconds(seconds: float) -> str:
 
 def _bubble(share: float) -> str:
     return f"stages wait {share:.1%} of a step"
-
-
-def name_layers(stage: range, outline: Outline) -> str:
-    """``embedding, blocks 0-10``"""
-    blocks = outline.stages[-1].stop - 3
-    held = range(max(stage.start, 1) - 1, min(stage.stop, blocks + 1) - 1)
-    names = ["embedding"] if 0 in stage else []
-    names += [f"block {held.start}" if len(held) == 1 else f"blocks {held.start}-{held.stop - 1}"] if held else []
-    return ", ".join(names + [name for n, name in enumerate(("final norm", "head"), start=blocks + 1) if n in stage])
 
 
 def _print_memory(outline: Outline, memories: tuple[Memory, ...]) -> None:
