@@ -1,4 +1,4 @@
-"""The networks of the shipped configurations, made small: each kind once trains, and learns from one step."""
+"""The networks of the shipped configurations, made small: one of each kind learns from a step."""
 
 from __future__ import annotations
 
