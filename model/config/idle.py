@@ -1,6 +1,7 @@
 """Keys that change nothing beside the others: an option of a block, norm, position or objective that the run does not have.
 
-GPT-NeoX takes them in silence.  Changes when a key takes effect elsewhere, or another one works only with some other.
+GPT-NeoX takes them in silence.  What is fulfilled anyway is not idle: fused attention has its softmax in fp32 whether or not
+attention_softmax_in_fp32 asks for it.  Changes when a key takes effect elsewhere, or another one works only with some other.
 """
 
 from __future__ import annotations
@@ -51,14 +52,6 @@ NEEDS = (
     _need("bias_gelu_fusion", "activation: gelu", lambda c: c.architecture.activation == "gelu"),
     _need("gpt_j_tied", "gpt_j_residual: true", lambda c: c.architecture.gpt_j_residual),
     _need("apply_query_key_layer_scaling", "a layer of global or sparse attention", _kinds("global", *SPARSE)),
-    _need(
-        "attention_softmax_in_fp32",
-        "a layer of global or sparse attention that scaled_upper_triang_masked_softmax_fusion does not fuse",
-        lambda c: (
-            _kinds("global", *SPARSE)(c)
-            and (c.architecture.apply_query_key_layer_scaling or not c.architecture.scaled_upper_triang_masked_softmax_fusion)
-        ),
-    ),
     _need("sparsity_config", "a local or sparse layer in attention_config", _kinds(*SPARSE)),
     _need("gmlp_attn_dim", "an amlp layer in attention_config", _kinds("amlp")),
     _need("dim_att head_size ffn_dim", "an rwkv layer in attention_config", _kinds("rwkv")),

@@ -34,7 +34,6 @@ def found(**keys: Any) -> dict[str, str]:
         ({"activation": "swiglu", "bias_gelu_fusion": True}, "bias_gelu_fusion"),
         ({"attention_config": [[["flash"], 2]], "sparsity_config": {"block": 16}}, "sparsity_config"),
         ({"attention_config": [[["flash"], 2]], "apply_query_key_layer_scaling": True}, "apply_query_key_layer_scaling"),
-        ({"scaled_upper_triang_masked_softmax_fusion": True, "attention_softmax_in_fp32": True}, "attention_softmax_in_fp32"),
         ({"moe_top_k": 2}, "moe_top_k"),
         ({"train_impl": "dpo", "kto_beta": 0.2}, "kto_beta"),
     ],
@@ -56,7 +55,11 @@ def test_a_default_is_no_mistake_and_neither_is_a_key_that_counts() -> None:
 
 
 def test_local_layers_have_the_options_of_unfused_attention() -> None:
-    assert found(attention_config=["local", "flash"], apply_query_key_layer_scaling=True, attention_softmax_in_fp32=True) == {}
+    assert found(attention_config=["local", "flash"], apply_query_key_layer_scaling=True) == {}
+
+
+def test_what_is_fulfilled_anyway_is_not_refused() -> None:
+    assert found(attention_config=["flash", "flash"], attention_softmax_in_fp32=True) == {}
 
 
 def test_every_need_is_of_keys_that_have_a_default() -> None:
