@@ -216,6 +216,9 @@ CELLS: dict[str, tuple[int, dict[str, Any]]] = {
     "bf16": (2, {"precision": "bfloat16", "gradient_accumulation_steps": 2, "hidden_dropout": 0.1}),
     "sequence": (2, {"model_parallel_size": 2, "sequence_parallel": True, "num_kv_heads": 2}),
     "gated": (2, {"model_parallel_size": 2, "activation": "swiglu", "intermediate_size": 1536, "norm": "rmsnorm"}),
+    "alibi_fused": (2, {"pos_emb": "alibi", "num_layers": 2, "seq_length": 256, "max_position_embeddings": 256}),
+    "rpe_fused": (2, {"pos_emb": "rpe", "num_layers": 2}),
+    "sparse": (2, {"attention_config": ["local", "bigbird"], "sliding_window_width": 30, "num_layers": 2}),
     "pipe": (4, {"pipe_parallel_size": 4, "gradient_accumulation_steps": 6, "no_weight_tying": False}),
     "pipe_sequence_bf16": (
         4,

@@ -39,6 +39,28 @@ def test_compiled_blocks_have_the_loss_and_gradients_of_eager_ones_and_are_compi
     assert not counters["graph_break"]
 
 
+@NEEDS_COMPILER
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"pos_emb": "alibi", "sliding_window_width": 5},
+        {"pos_emb": "rpe", "scaled_upper_triang_masked_softmax_fusion": True},
+        {"attention_config": ["local", "local"], "sparsity_config": {"block": 4}},
+    ],
+    ids=str,
+)
+def test_compiled_blocks_see_through_masks_as_eager_ones_do(keys: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    eager, compiled = (GPT(small_config(**keys, **more), VOCAB) for more in ({}, COMPILED))
+    for number in range(2):  # the first pass makes the masks
+        for network in (eager, compiled):
+            network.zero_grad()
+            network(small_batch(seed=number)).backward()
+        for expected, found in zip(eager.parameters(), compiled.parameters(), strict=True):
+            assert float((found.grad - expected.grad).norm() / expected.grad.norm()) < 1e-5
+
+
 def test_sampling_compiles_nothing() -> None:
     """Every token would be another shape."""
     from torch._dynamo.utils import counters

@@ -61,9 +61,19 @@ def test_tensor_ranks_write_the_samples_of_one_rank(two_ranks: RankPool, name: s
     assert first == second == whole
 
 
-@pytest.mark.parametrize("keys", [{"num_layers": 3}, VARIANTS["parallel, tied norm, tied head"], {"num_kv_heads": 1}])
-def test_pipeline_stages_write_the_samples_of_one_rank(four_ranks: RankPool, keys: dict[str, Any]) -> None:
-    answers = four_ranks.run(f"{CASES}:samples", keys, 2)
+@pytest.mark.parametrize(
+    ("keys", "pipe"),
+    [
+        ({"num_layers": 3}, 2),
+        (VARIANTS["parallel, tied norm, tied head"], 2),
+        ({"num_kv_heads": 1}, 2),
+        ({"pos_emb": "rpe", "rpe_num_buckets": 8}, 2),
+        ({"pos_emb": "learned", "num_layers": 1, "pipe_partition_method": "uniform"}, 4),  # the first stage has no block
+    ],
+    ids=str,
+)
+def test_pipeline_stages_write_the_samples_of_one_rank(four_ranks: RankPool, keys: dict[str, Any], pipe: int) -> None:
+    answers = four_ranks.run(f"{CASES}:samples", keys, pipe)
     assert all(cut == answers[0][1] for cut, _ in answers)
 
 
