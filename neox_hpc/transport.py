@@ -17,6 +17,7 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -181,15 +182,16 @@ def _communicate(
 ) -> tuple[bytes, str]:
     """Run a program to its end, whatever its status."""
     env = None if environ is None else dict(environ)
-    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, start_new_session=True)
     try:
         out, err = process.communicate(stdin, timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise TimedOut(f"{where}: no answer within {timeout_s:g} s") from None
-    except BaseException:
-        process.kill()
+    except BaseException:  # Ctrl-C: it is in a session of its own
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
     return out, err.decode(errors="replace")
@@ -248,10 +250,16 @@ def connect_openssh(host: str, _terminal: Terminal, home: Path) -> OpenSsh:
     keep = ("-o", f"ControlPath={path}", "-o", "ControlMaster=yes", "-o", f"ControlPersist={PERSIST_S}")
     alive = ("-o", f"ServerAliveInterval={KEEPALIVE_S}", "-o", "ExitOnForwardFailure=no", "-o", "ClearAllForwardings=yes")
     limit = () if told.get("connecttimeout", "none") != "none" else ("-o", f"ConnectTimeout={CONNECT_TIMEOUT_S:.0f}")
-    status = subprocess.run(["ssh", "-fNT", *keep, *alive, *limit, host], stdin=subprocess.DEVNULL, check=False).returncode
+    command = ["ssh", "-fNT", *keep, *alive, *limit, host]
+    status = subprocess.run(command, stdin=subprocess.DEVNULL, preexec_fn=_outlive_terminal, check=False).returncode
     if status != 0 or not connection.is_open:
         raise Unreachable(f"{host}: ssh could not log in (exit status {status}); its own words stand above\n  fix: ssh {host}")
     return connection
+
+
+def _outlive_terminal() -> None:
+    """The ssh of a host on the way stays in the terminal's session, whose end would end it, and with it the kept connection."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _config_of_ssh(host: str) -> dict[str, str]:

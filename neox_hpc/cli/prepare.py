@@ -168,7 +168,7 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
 def _far(asked: Asked, site: Site, user: UserSite) -> FarDesk | None:
     """The machine to submit at: of ``--host``; else of the user's file or the site's, where its scheduler is not on this one."""
     submits = SCHEDULERS[site.scheduler].submit_argv(Path("job.sh"))[0]
-    text = asked.host or (None if shutil.which(submits) else user.login or site.login)
+    text = asked.host if asked.host is not None else None if shutil.which(submits) else user.login or site.login
     if text is None or text == THIS_MACHINE:
         return None
     from neox_hpc.cli.far import desk_at

@@ -50,6 +50,8 @@ class Login:
     inside: tuple[str, ...] = ()
     """The argv that enters the namespaces in which the sshd runs."""
     cuts: list[int] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    """Programs that are not there."""
     frozen: bool = False
     """Whether nothing more comes through: no byte, and no end."""
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Login:
     carried: list[int] = field(default_factory=list)
     """Bytes, connection by connection."""
     alive: set[socket.socket] = field(default_factory=set)
+    asleep: set[socket.socket] = field(default_factory=set)
 
     @property
     def user_home(self) -> Path:
@@ -101,7 +104,7 @@ class Login:
         ours, theirs = socket.socketpair()
         conf = self.home / "etc" / "sshd_config"
         process = subprocess.Popen(
-            [*self.inside, "unshare", "--mount", str(_HERE / "sshd-in"), str(self.home), self.shell, str(conf)],
+            [*self.inside, "unshare", "--mount", str(_HERE / "sshd-in"), str(self.home), self.shell, str(conf), *self.hidden],
             stdin=theirs,
             stdout=theirs,
             env={"PATH": SYSTEM_PATH},
@@ -115,7 +118,7 @@ class Login:
         with client, ours, contextlib.suppress(OSError):
             while client in self.alive:
                 ready, _, _ = select.select([client, ours], [], [], 0.1)
-                if self.frozen:
+                if self.frozen or client in self.asleep:
                     time.sleep(0.05)
                     continue
                 for source in ready:
@@ -137,6 +140,14 @@ class Login:
     def cut(self) -> None:
         """Cut all connections, now."""
         self.alive.clear()
+
+    def freeze(self) -> None:
+        """Let nothing more through of the connections that there are: no byte, and no end."""
+        self.asleep |= self.alive
+
+    def hide(self, program: str) -> None:
+        """A program that the next connections do not find."""
+        self.hidden.append(program)
 
 
 @contextmanager
@@ -173,6 +184,7 @@ def running_login(
         yield login
     finally:
         login.frozen = False
+        login.cut()
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()

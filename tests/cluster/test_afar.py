@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from neox_hpc import far, follow
-from tests.cluster.login import Login, obstacle, running_login, write_ssh_config
+from tests.cluster.login import Laptop, Login, obstacle, running_login, write_ssh_config
 from tests.cluster.slurm import REQUIRED
 from tests.desk import Desk, Said, desk
 
@@ -308,3 +311,161 @@ def test_a_submission_that_left_no_answer_is_not_repeated_and_says_where_to_look
     assert said.code == 1 and "look for it in the queue" in said.err and "submitted.lock" in said.err, said
     assert len(afar.taken) == 1
     assert afar.submit().code == 1 and len(afar.taken) == 1
+
+
+def test_two_submissions_at_once_are_one_job_each_or_a_clear_error(afar: Afar) -> None:
+    """The same run from two machines, which know nothing of each other."""
+    assert afar.submit("--name", "first").code == 0
+    argv = (sys.executable, "-m", "neox_hpc", "submit", *SITE, "--host", "login", "--run-id", "both", "my.yml")
+    afar.program("sbatch", SBATCH.replace("echo $number", "sleep 1; echo $number"))
+    homes = [Path(os.environ["HOME"]), afar.desk.cwd / "second"]
+    shutil.copytree(homes[0] / ".ssh", homes[1] / ".ssh")
+    checkout = str(Path(__file__).parents[2])
+    environs = [{**os.environ, "HOME": str(home), "PYTHONPATH": checkout} for home in homes]
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen(argv, env=environ, stdout=pipe, stderr=pipe, text=True) for environ in environs]
+    ended = sorted((process.wait(timeout=60), *process.communicate()) for process in started)
+    assert [code for code, _, _ in ended] == [0, 2], ended
+    assert "exists already" in ended[1][2] or "has come to be in the meantime" in ended[1][2]
+    assert len(afar.taken) == 2
+
+
+def test_a_run_directory_that_was_moved_is_said_to_be_gone_and_nothing_is_lost(afar: Afar) -> None:
+    assert afar.submit().code == 0
+    run = afar.runs / "my"
+    (run / "logs" / "job.out").write_text("hello\n")
+    assert "hello" in afar("logs", "my").out
+    run.rename(afar.runs / "elsewhere")
+    afar.program("squeue", "echo '4711|RUNNING|None'")
+    for verb in ("status", "logs"):
+        said = afar(verb, "my")
+        assert said.code == 2 and f"login:{run}" in said.err and "moved or removed" in said.err, said
+    (afar.runs / "elsewhere").rename(run)
+    assert afar("status", "my", "--json").facts["state"] == "running"
+
+
+def test_a_full_disk_there_is_told_and_leaves_nothing(afar: Afar) -> None:
+    small = afar.login.user_home / "small"
+    small.mkdir()
+    afar.login.inside = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=200k tmpfs "{small}"; exec "$0" "$@"')
+    try:
+        said = afar.submit("-o", str(small / "runs"))
+    finally:
+        afar.login.inside = ()
+    assert said.code == 2 and "No space left on device" in said.err and "no file was kept" in said.err, said
+    assert afar.taken == [] and list(Path(os.environ["HOME"]).rglob("far.json")) == []
+
+
+def test_a_far_side_without_sha256_compares_the_checksum_of_posix(afar: Afar) -> None:
+    for program in ("sha256sum", "shasum", "openssl"):
+        afar.login.hide(program)
+    try:
+        assert afar.submit().code == 0
+    finally:
+        afar.login.hidden.clear()
+    assert len(afar.taken) == 1
+
+
+@pytest.mark.parametrize("shell", ["/bin/bash", "/usr/bin/tcsh", "/usr/bin/fish", "/usr/bin/rbash"])
+def test_any_login_shell_will_do_even_one_that_prints(afar: Afar, shell: str) -> None:
+    if not Path(shell).exists():
+        pytest.skip(f"no {shell}: apt-get install tcsh fish bash")
+    before, afar.login.shell = afar.login.shell, shell
+    home = afar.login.user_home
+    for name in (".bashrc", ".tcshrc"):
+        (home / name).write_text("echo Welcome to the machine\necho answered 0\n")
+    (home / ".config" / "fish").mkdir(parents=True)
+    (home / ".config" / "fish" / "config.fish").write_text("echo Welcome to the machine\n")
+    try:
+        assert afar.submit().code == 0
+        afar.program("squeue", "echo '4711|RUNNING|None'")
+        assert afar("status", "my", "--json").facts["state"] == "running"
+    finally:
+        afar.login.shell = before
+    assert len(afar.taken) == 1
+
+
+def test_a_host_that_refuses_the_connection_is_named_with_its_port(afar: Afar) -> None:
+    config = Path(os.environ["HOME"]) / ".ssh" / "config"
+    config.write_text(config.read_text().replace(f"Port {afar.login.port}", "Port 9"))
+    said = afar.submit()
+    assert said.code == 1 and "login: 127.0.0.1 port 9: Connection refused" in said.err and "fix:" in said.err
+
+
+def test_a_host_whose_key_has_changed_is_not_talked_to(afar: Afar) -> None:
+    known = Path(os.environ["HOME"]) / ".ssh" / "known_hosts"
+    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1vYj0QyqGm6gXrBm3WkA5nq0aB8hYkGq7kq9yq2o0F"
+    known.write_text(f"[127.0.0.1]:{afar.login.port} {other}\n")
+    said = afar.submit()
+    assert said.code == 2 and "its host key is not the known one" in said.err and "ssh-keygen -R" in said.err
+    known.write_text("")
+    unknown = afar.submit()
+    assert unknown.code == 2 and "not known here" in unknown.err and "SHA256:" in unknown.err
+    assert afar.taken == []
+
+
+def test_a_host_that_is_silent_is_given_up(afar: Afar) -> None:
+    config = Path(os.environ["HOME"]) / ".ssh" / "config"
+    config.write_text(config.read_text() + "  ConnectTimeout 1\n")
+    afar.login.frozen = True
+    try:
+        said = afar.submit()
+    finally:
+        afar.login.frozen = False
+        afar.login.cut()
+    assert said.code == 1 and "login" in said.err and "Traceback" not in said.err, said
+
+
+def test_a_line_that_falls_silent_in_the_middle_is_made_anew(afar: Afar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(far, "SUBMIT_TIMEOUT_S", 3.0)
+
+    def freeze() -> None:
+        while not afar.taken:
+            time.sleep(0.01)
+        afar.login.freeze()
+
+    afar.program("sbatch", SBATCH.replace("echo $number", "sleep 0.5; echo $number"))
+    thread = threading.Thread(target=freeze, daemon=True)
+    thread.start()
+    said = afar.submit()
+    thread.join()
+    assert said.code == 0 and len(afar.taken) == 1, said
+
+
+def test_a_wrong_code_without_a_terminal_or_with_one_is_told(afar: Afar) -> None:
+    afar.login.configure("keyboard-interactive")
+    try:
+        desk, home = afar.desk, afar.desk.cwd / "laptop"
+        laptop = Laptop(home=home, cwd=desk.cwd, hidden=desk.programs, checkout=Path(__file__).parents[2])
+        home.mkdir()
+        write_ssh_config(laptop.home, {"login": afar.login})
+        said = laptop("submit", *SITE, "--host", "login", "my.yml", answers=["1", "2", "3"]).said
+        assert said.code == 2 and "refused what was typed (wrong, expired, or used before)" in said.err, said
+        assert "nothing was sent" in said.err and afar.taken == []
+        code = afar.login.add_code("4")
+        assert laptop("submit", *SITE, "--host", "login", "my.yml", answers=["9", code]).said.code == 0
+    finally:
+        afar.login.configure()
+    assert len(afar.taken) == 1
+
+
+def test_the_login_of_the_users_file_is_the_default(afar: Afar, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Path(os.environ["HOME"]) / ".config" / "neox-hpc" / "config.yml"
+    own.parent.mkdir(parents=True)
+    own.write_text("sites: {pbs: {login: 'login:project'}}\n")
+    (afar.login.user_home / "project" / "data").mkdir(parents=True)
+    for name in ("train.bin", "train.idx"):
+        (afar.login.user_home / "project" / "data" / name).touch()
+    afar.program("qsub", "echo 4711.pbs")
+    site = ("-s", "pbs", "--site-set", "node.gpus=4", "--site-set", "software.python=/bin/sh", "--site-set", "node.cores=8")
+    said = afar("submit", *site, "--json", "my.yml")
+    assert said.code == 0, said
+    assert said.facts["run_dir"] == f"login:{afar.login.user_home}/project/runs/my"
+    here = afar("submit", *site, "--host", "none", "my.yml")
+    assert here.code == 2 and f"{afar.desk.cwd}/runs" not in here.out and "qsub: there is no such program on PATH" in here.err
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=touch /tmp/x", "a b", "login:dir\nx", ""])
+def test_a_host_that_is_none_is_refused(afar: Afar, host: str) -> None:
+    said = afar("submit", *SITE, f"--host={host}", "my.yml")
+    assert said.code == 2 and said.err.startswith("--host: ") and afar.taken == []

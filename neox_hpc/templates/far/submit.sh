@@ -8,43 +8,45 @@ run=$1 token=$2 how=$3 sum=$4 environment=$5 input=$6
 shift 6
 lock=$run/submitted.lock
 temporary=''
-fail() {
-  echo "failed $1"
-  exit 0
-}
+trap '[ -z "$temporary" ] || rm -rf "$temporary"' EXIT
 
-if [ "$(cat "$run/submission" 2>/dev/null)" = "$token" ]; then
-  cat >/dev/null
-else
-  if [ -e "$run" ] || [ -L "$run" ]; then
-    echo taken
-    exit 0
-  fi
+ours() { [ "$(cat "$run/submission" 2>/dev/null)" = "$token" ]; }
+
+make() { # or say why not
+  why=taken
+  if [ -e "$run" ] || [ -L "$run" ]; then return 1; fi
   parent=${run%/*}
-  words=$( (mkdir -p "$parent") 2>&1) || fail "$words"
+  why=$( (mkdir -p "$parent") 2>&1) || return
   temporary=$parent/.${run##*/}.$token.$$.tmp
-  trap 'rm -rf "$temporary"' EXIT
-  words=$( (umask 077 && mkdir "$temporary") 2>&1) || fail "$words"
-  words=$( (cat >"$temporary/archive.tar") 2>&1) || fail "$words"
+  why=$( (umask 077 && mkdir "$temporary") 2>&1) || return
+  why=$( (cat >"$temporary/archive.tar") 2>&1) || return
   case $how in
     sha256sum) is=$(sha256sum <"$temporary/archive.tar") ;;
     shasum) is=$(shasum -a 256 <"$temporary/archive.tar") ;;
     openssl) is=$(openssl dgst -sha256 -r <"$temporary/archive.tar") ;;
     cksum) is=$(cksum <"$temporary/archive.tar") ;;
   esac
-  case "$is " in "$sum "*) ;; *) fail "what arrived is not what was sent" ;; esac
-  words=$( (cd "$temporary" && tar xf archive.tar && rm archive.tar && printf '%s\n' "$token" >submission) 2>&1) || fail "$words"
+  why="what arrived is not what was sent"
+  case "$is " in "$sum "*) ;; *) return 1 ;; esac
+  why=$( (cd "$temporary" && tar xf archive.tar && rm archive.tar && printf '%s\n' "$token" >submission) 2>&1) || return
   chmod "$(umask -S)" "$temporary" # the directory's own rights, now that it is whole
-  words=$( (mv "$temporary" "$run") 2>&1) || fail "$words"
+  why=$( (mv "$temporary" "$run") 2>&1) || return
+  why=taken
   if [ -d "$run/${temporary##*/}" ]; then # RUN has come to be meanwhile, and mv went into it
     temporary=$run/${temporary##*/}
-    echo taken
-    exit 0
+    return 1
   fi
-  for temporary in "$parent/.${run##*/}.$token."*.tmp; do # of tries that were killed
+  for temporary in "$parent/.${run##*/}.$token."*.tmp; do # of calls that were killed; one that is at it finds RUN made
     rm -rf "$temporary"
   done
   temporary=''
+}
+
+if ours; then
+  cat >/dev/null
+elif ! make && ! ours; then
+  case $why in taken) echo taken ;; *) echo "failed $why" ;; esac
+  exit 0
 fi
 
 if [ $# -eq 0 ]; then
@@ -55,7 +57,7 @@ if (mkdir "$lock") 2>/dev/null; then
   printf '%s %s\n' "$(uname -n)" $$ >"$lock/by"
   environment "$environment"
   find_program "$1"
-  cd "$run" || fail "cannot enter it"
+  cd "$run" || exit
   out=$("$@" <"$input" 2>"$lock/err")
   status=$?
   printf '%s\n' "$out" >"$lock/out"
@@ -67,7 +69,10 @@ if (mkdir "$lock") 2>/dev/null; then
   fi
   exit 0
 fi
-[ -d "$lock" ] || fail "cannot write to $run"
+if [ ! -d "$lock" ]; then
+  echo "failed cannot write to $run"
+  exit 0
+fi
 
 tries=60 # another call may be at it
 while [ ! -s "$lock/status" ] && [ -d "$lock" ] && [ $tries -gt 0 ]; do

@@ -1,0 +1,291 @@
+"""What is run on another machine, run on this one: in every shell that is here, broken off at every place, by two at once."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from neox_hpc.errors import Failure, UserError
+from neox_hpc.far import FarMachine, Question, checksum, is_of_run, join, pack, read_news, script
+from neox_hpc.rundir import RunDir, keep_piece, known_part
+from neox_hpc.transport import Local, Lost, TimedOut, read_address, seal
+
+SHELLS = (
+    ("sh",),
+    ("dash",),
+    ("bash",),
+    ("bash", "--posix"),
+    ("bash", "--restricted"),
+    ("busybox", "sh"),
+    ("tcsh",),
+    ("fish",),
+    ("zsh",),
+)
+FILES = {"job.sh": "#!/bin/bash\n", "plan.json": "{}\n"}
+CODE = {"model/__init__.py": b"", "model/train.py": b"\x00\xff'!$(\n" * 1000}
+
+
+@pytest.fixture(params=SHELLS, ids=" ".join)
+def shell(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """How a log-in runs a command."""
+    words: tuple[str, ...] = (*request.param, "-c")
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"no {words[0]}: apt-get install {words[0]}")
+    return words
+
+
+def machine(shell: Sequence[str] = ("sh", "-c"), path: str | None = None) -> FarMachine:
+    environ = None if path is None else {**os.environ, "PATH": path}
+    return FarMachine(host="there", connect=lambda: Local(tuple(shell), environ), sleep=lambda _: None)
+
+
+def sbatch(folder: Path, body: str = "echo 4711") -> list[str]:
+    """A program that counts its calls."""
+    path = folder / "sbatch"
+    path.write_text(f'#!/bin/sh\necho "$*" >>"{folder}/calls"\n{body}\n')
+    path.chmod(0o755)
+    return [str(path), "--parsable"]
+
+
+def calls(folder: Path) -> int:
+    file = folder / "calls"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def submit(far: FarMachine, run: Path, argv: Sequence[str], archive: bytes | None = None, token: str = "ours") -> str:
+    """The answer in short."""
+    content = pack(FILES, CODE) if archive is None else archive
+    outcome = far.submit(str(run), token, content, argv, dict, reads_script=False)
+    return f"{outcome.kind} {outcome.words} {outcome.out.strip()}".strip()
+
+
+def test_every_login_shell_runs_the_same_script_with_the_same_arguments(shell: tuple[str, ...]) -> None:
+    words = ["a'b", 'c "d"', "!e $f `g`", "h\ni", "", "*", "-n"]
+    said = Local(shell).run("""printf '<%s>' "$@"; cat; echo done >&2; exit 7""", words, stdin=b"\x00\xff\n!", timeout_s=20)
+    assert said.out == "".join(f"<{word}>" for word in words).encode() + b"\x00\xff\n!"
+    assert said.status == 7 and said.err.endswith("done\n")
+
+
+def test_what_a_login_shell_prints_itself_is_left_out() -> None:
+    noisy = ("sh", "-c", 'echo "Welcome"; echo "at our site" >&2; eval "$1"', "sh")
+    assert Local(noisy).run("echo hello", timeout_s=20).out == b"hello\n"
+
+
+def test_a_machine_that_runs_nothing_is_quoted() -> None:
+    closed = ("sh", "-c", 'echo "This account is currently not available."', "sh")
+    with pytest.raises(Failure, match=r"does not run what it is given; it says: This account is currently not available\."):
+        Local(closed).run("echo hello", timeout_s=20)
+
+
+@pytest.mark.parametrize("length", [0, 1, 10, 50, 100, 150, 175, -3, -2, -1])
+def test_a_script_that_arrives_in_part_does_nothing(tmp_path: Path, length: int) -> None:
+    envelope = seal(f'touch "{tmp_path}/touched"\ntouch "{tmp_path}/again"', [])
+    part = envelope.script[: length if length >= 0 else len(envelope.script) + length]
+    subprocess.run(["sh", "-c", envelope.command], input=part, capture_output=True, check=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_without_its_end_is_no_answer() -> None:
+    envelope = seal("echo hello", [])
+    with pytest.raises(Lost):
+        envelope.open("there", f"\n{envelope.mark}\nhello\n".encode(), "")
+
+
+def test_a_silent_script_is_given_up() -> None:
+    with pytest.raises(TimedOut):
+        Local().run("sleep 60 >/dev/null 2>&1", timeout_s=0.3)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 255, 256, 1000, 65537])
+@pytest.mark.parametrize(("how", "program"), [("cksum", ["cksum"]), ("sha256sum", ["sha256sum"])])
+def test_a_checksum_is_that_of_the_program_over_there(size: int, how: str, program: list[str]) -> None:
+    content = bytes(number * 7 % 256 for number in range(size))
+    said = subprocess.run(program, input=content, capture_output=True, check=True).stdout.decode()
+    assert said.startswith(f"{checksum(how, content)} ") or said.strip() == checksum(how, content)
+
+
+@pytest.mark.parametrize("how", ["sha256sum", "shasum", "openssl", "cksum"])
+def test_a_run_is_made_whole_with_whatever_makes_checksums(tmp_path: Path, how: str) -> None:
+    if shutil.which(how) is None:
+        pytest.skip(f"no {how}")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("cat", "chmod", "date", "dd", "env", "id", "mkdir", "mv", "rm", "sed", "sh", "sleep", "tar", "tr", "uname", how):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    far = machine(path=str(programs))
+    assert far.hello.checksum == how
+    run = tmp_path / "runs" / "my"
+    assert submit(far, run, sbatch(tmp_path)) == "answered 0 4711"
+    assert (run / "code/model/train.py").read_bytes() == CODE["model/train.py"] and os.access(run / "job.sh", os.X_OK)
+    assert {path.name for path in run.iterdir()} == {*FILES, "code", "logs", "submission", "submitted.lock"}
+    assert [path.name for path in run.parent.iterdir()] == ["my"]
+
+
+def test_the_same_call_again_submits_no_second_job(tmp_path: Path) -> None:
+    argv, run = sbatch(tmp_path), tmp_path / "my"
+    assert [submit(machine(), run, argv) for _ in range(3)] == ["answered 0 4711"] * 3
+    assert calls(tmp_path) == 1
+
+
+def test_two_calls_at_once_submit_one_job_and_both_know_it(tmp_path: Path) -> None:
+    argv, run = sbatch(tmp_path, "sleep 1; echo 4711"), tmp_path / "my"
+    said: list[str] = []
+    threads = [threading.Thread(target=lambda: said.append(submit(machine(), run, argv))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls(tmp_path) == 1 and said == ["answered 0 4711"] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calls", "my", "sbatch"]
+
+
+def test_a_directory_of_another_is_left_alone(tmp_path: Path) -> None:
+    run = tmp_path / "my"
+    run.mkdir()
+    assert submit(machine(), run, sbatch(tmp_path)) == "taken"
+    assert list(run.iterdir()) == [] and calls(tmp_path) == 0
+    assert submit(machine(), tmp_path / "mine", sbatch(tmp_path)) == "answered 0 4711"
+    assert submit(machine(), tmp_path / "mine", sbatch(tmp_path), token="another's") == "taken"
+
+
+@pytest.mark.parametrize("length", [0, 1, 512, 5000, -1])
+def test_an_archive_that_arrives_in_part_makes_nothing(tmp_path: Path, length: int) -> None:
+    whole = pack(FILES, CODE)
+    args = [str(tmp_path / "runs" / "my"), "ours", "sha256sum", checksum("sha256sum", whole), "", "/dev/null", *sbatch(tmp_path)]
+    said = Local().run(script("submit"), args, stdin=whole[:length], timeout_s=20)
+    assert said.out == b"failed what arrived is not what was sent\n"
+    assert list((tmp_path / "runs").iterdir()) == [] and calls(tmp_path) == 0
+
+
+def test_a_refusal_leaves_nothing_and_may_be_tried_again(tmp_path: Path) -> None:
+    run = tmp_path / "my"
+    outcome = machine().submit(
+        str(run), "ours", pack(FILES, CODE), sbatch(tmp_path, "echo no >&2; exit 1"), dict, reads_script=False
+    )
+    assert (outcome.kind, outcome.words, outcome.err) == ("answered", "1", "no\n") and not run.exists()
+    assert submit(machine(), run, sbatch(tmp_path)) == "answered 0 4711"
+
+
+def test_a_submission_that_was_killed_is_unclear_and_is_not_repeated(tmp_path: Path) -> None:
+    run = tmp_path / "my"
+    assert submit(machine(), run, sbatch(tmp_path, "kill -9 $PPID")) == "unclear"
+    assert submit(machine(), run, sbatch(tmp_path)) == "unclear" and calls(tmp_path) == 1
+
+
+def test_a_script_is_read_by_a_scheduler_that_wants_it_so(tmp_path: Path) -> None:
+    argv = sbatch(tmp_path, "cat")
+    outcome = machine().submit(str(tmp_path / "my"), "ours", pack(FILES, CODE), argv, dict, reads_script=True)
+    assert outcome.out.strip() == "#!/bin/bash"
+
+
+def test_variables_go_and_come_as_the_scheduler_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBATCH_X", "leaks")
+    monkeypatch.setenv("KEPT", "is kept")
+    far = machine()
+    said = far.ask(
+        ["sh", "-c", 'echo "${SBATCH_X-none} $KEPT $NEW"'],
+        clean=lambda environ: {name: value for name, value in environ.items() if name != "SBATCH_X"} | {"NEW": "1"},
+        timeout_s=20,
+    )
+    assert said.stdout == "none is kept 1\n"
+
+
+def test_questions_are_answered_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("some\n\nlines")
+    (tmp_path / "file.2").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    asked = [
+        ("exists", "file"),
+        ("exists", "absent"),
+        ("exists", "no/such/folder"),
+        ("text", "file"),
+        ("names", "file"),
+        ("real", "link"),
+    ]
+    answers = machine().look([Question(what=what, path=f"{tmp_path}/{name}") for what, name in asked])
+    assert [answer.decode().rstrip("\n") for answer in answers] == [
+        "yes",
+        "no",
+        "no",
+        "some\n\nlines",
+        "file\nfile.2",
+        os.path.realpath(tmp_path / "file"),
+    ]
+
+
+def test_only_what_is_new_is_fetched(tmp_path: Path) -> None:
+    run = tmp_path / "my"
+    (run / "logs").mkdir(parents=True)
+    (run / "plan.json").touch()
+    log = run / "logs" / "job.out"
+    log.write_bytes(b"0123456789")
+    far = machine()
+
+    def fetched(start: str) -> tuple[int, bytes]:
+        news = far.fetch(str(run), {"logs/job.out": start})
+        assert news is not None
+        return news.pieces[-1].start, news.pieces[-1].content
+
+    assert fetched("4") == (4, b"456789") and fetched("10") == (10, b"") and fetched("11") == (0, b"0123456789")
+    assert (
+        fetched("-3") == (7, b"789")
+        and fetched("9-3") == (9, b"9")
+        and fetched("2-3") == (7, b"789")
+        and fetched("-30") == (0, b"0123456789")
+    )
+    log.write_bytes(b"a\nb\n\nc\n")
+    assert fetched("~2") == (4, b"\nc\n") and fetched("~0") == (7, b"") and fetched("~9") == (0, b"a\nb\n\nc\n")
+
+
+def test_names_that_lead_out_of_a_run_are_not_believed() -> None:
+    assert is_of_run("logs/1/outcome") and not is_of_run("../x") and not is_of_run("/etc/passwd") and not is_of_run("a/../../b")
+    with pytest.raises(ValueError, match="x"):
+        read_news(b"here 0 yes\n0 0 1 ../x\nA", 0.0)
+    with pytest.raises(ValueError, match="y"):
+        read_news(b"here 0 yes\n0 0 9 y\nA", 0.0)
+
+
+def test_a_copy_knows_what_it_holds(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+
+    def keep(start: int, content: bytes) -> tuple[tuple[int, int], bytes]:
+        keep_piece(run, "log", start=start, content=content, mtime_s=1.0)
+        return known_part(run, "log"), (tmp_path / "log").read_bytes()
+
+    assert keep(5, b"56") == ((5, 7), b"\0\0\0\0\x0056")
+    assert keep(7, b"78") == ((5, 9), b"\0\0\0\0\x005678"[:5] + b"5678")
+    assert keep(6, b"678") == ((5, 9), b"\0" * 5 + b"5678")
+    assert keep(20, b"x") == ((20, 21), b"\0" * 20 + b"x")
+    assert keep(0, b"ab") == ((0, 2), b"ab")
+
+
+def test_paths_are_of_the_machine_over_there() -> None:
+    assert join("/project", "/home/me", "runs") == "/project/runs"
+    assert join("/project", "/home/me", "~/runs") == "/home/me/runs"
+    assert join("/project", "/home/me", "/scratch/../x") == "/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "folder"),
+    [("me@login.lab.org", "me@login.lab.org", ""), ("alias:/scratch/a b", "alias", "/scratch/a b"), ("u.v+w@h:x", "u.v+w@h", "x")],
+)
+def test_an_address_is_read_as_ssh_and_scp_read_it(text: str, host: str, folder: str) -> None:
+    assert (read_address(text).host, read_address(text).folder) == (host, folder)
+
+
+def test_the_archive_holds_nothing_of_its_maker() -> None:
+    with tarfile.open(fileobj=io.BytesIO(pack(FILES, CODE))) as archive:
+        assert {(entry.uid, entry.uname, entry.gname) for entry in archive.getmembers()} == {(0, "", "")}
+
+
+def test_a_missing_program_is_looked_for_where_a_login_finds_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such program on PATH of there"):
+        machine().ask(["no-such-program-xyz"], clean=dict, timeout_s=20)
