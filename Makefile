@@ -50,7 +50,7 @@ lint: $(TESTABLE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run tests/cluster/slurm-up tests/cluster/hosts-up tests/cluster/apptainer-up tests/cluster/apptainer-in
+	$(BIN)/shellcheck .ci/run tests/cluster/slurm-up tests/cluster/hosts-up tests/cluster/sshd-in tests/cluster/laptop-in tests/cluster/apptainer-up tests/cluster/apptainer-in
 
 wheel: $(TESTABLE)
 	$(BIN)/python -m build --wheel --outdir dist

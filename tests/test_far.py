@@ -18,6 +18,7 @@ from neox_hpc.far import FarMachine, Question, checksum, is_of_run, join, pack, 
 from neox_hpc.rundir import RunDir, keep_piece, known_part
 from neox_hpc.transport import Local, Lost, TimedOut, read_address, seal
 
+FOLDER = Path(__file__).parents[1] / "neox_hpc" / "templates" / "far"
 SHELLS = (
     ("sh",),
     ("dash",),
@@ -284,6 +285,16 @@ def test_an_address_is_read_as_ssh_and_scp_read_it(text: str, host: str, folder:
 def test_the_archive_holds_nothing_of_its_maker() -> None:
     with tarfile.open(fileobj=io.BytesIO(pack(FILES, CODE))) as archive:
         assert {(entry.uid, entry.uname, entry.gname) for entry in archive.getmembers()} == {(0, "", "")}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.sh") if path.stem != "common"))
+def test_shellcheck_finds_nothing_in_what_is_run_there(name: str) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("no shellcheck here: apt-get install shellcheck")
+    # not every script calls all that common.sh has; /etc/profile is not here
+    command = ["shellcheck", "--shell=sh", "--exclude=SC1091,SC2317,SC2329", "-"]
+    done = subprocess.run(command, input=script(name), text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_missing_program_is_looked_for_where_a_login_finds_it(tmp_path: Path) -> None:

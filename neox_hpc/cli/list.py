@@ -16,7 +16,7 @@ import click
 from neox_hpc.cli.runs import all_hosts
 from neox_hpc.cli.show import number, print_json, print_table, style_state
 from neox_hpc.cli.status import as_facts
-from neox_hpc.errors import NeoxHpcError
+from neox_hpc.errors import NeoxHpcError, UserError
 from neox_hpc.jobs import Answer, ask_runs, scheduler_of
 from neox_hpc.registry import Entry, read_registry, registry_file
 from neox_hpc.rundir import RunDir, open_run
@@ -37,7 +37,12 @@ def list_runs(lines: int, as_json: bool) -> None:
     file = registry_file(os.environ)
     entries = list({entry.path: entry for entry in reversed(read_registry(file))}.values())[::-1]
     runs = list(itertools.islice(_open(entries), lines))
-    answers = ask_runs([run for _, run in runs if not _has_outcome(run)], all_hosts())
+    asked = [run for _, run in runs if not _has_outcome(run)]
+    try:
+        answers = ask_runs(asked, all_hosts())
+    except UserError as error:  # a machine does not let the user in: the others' runs are shown all the same
+        click.echo(str(error), err=True)
+        answers = {run.path: Answer(silence="not asked") for run in asked}
     standings = [(entry, look(run, partial(_answer_of, run, answers))) for entry, run in runs]
     if as_json:
         print_json([as_facts(standing) | {"submitted_at": entry.submitted_at} for entry, standing in standings])

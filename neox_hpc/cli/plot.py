@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from neox_hpc.cli.runs import RunParameter, newest_run
+from neox_hpc.cli.runs import RunParameter, all_hosts, newest_run
 from neox_hpc.cli.show import print_json
 from neox_hpc.coordinates import read_coordinates
 from neox_hpc.errors import Problem, UserError
@@ -38,6 +38,9 @@ def plot(runs: tuple[RunDir, ...], output: Path | None, as_json: bool) -> None:
       neox-hpc plot quickstart quickstart.2 -o both.png
     """
     runs = runs or (newest_run(),)
+    hosts = all_hosts()
+    for run in runs:
+        hosts.refresh(run, {"metrics.jsonl": 0, "coordinates.json": 0})
     if len(runs) == 1 and (points := read_coordinates(runs[0].path)):
         path = output or runs[0].path / "coordinates.png"
         write_atomically(path, draw_coordinates(points))
