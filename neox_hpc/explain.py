@@ -26,9 +26,10 @@ from neox_hpc.marked_yaml import place_of
 from neox_hpc.pieces import Piece, render_pieces
 from neox_hpc.plan import Plan, Planned
 from neox_hpc.schedulers import SCHEDULERS
-from neox_hpc.site import show_walltime
+from neox_hpc.site import Site, show_walltime
 from neox_hpc.site_facts import ABOUT_PROFILES, source_of
 from neox_hpc.vocabulary import KEYS
+from neox_hpc.wording import OF_ENVIRONMENT, Wording, find, of_launcher, of_scheduler
 
 Path = tuple[str | int, ...]
 """The way to a value: ``("site", "queues", "batch", "bins", 0, "walltime")``."""
@@ -77,6 +78,8 @@ class Part:
     line: int
     """Of the script; of a piece of several lines the first."""
     given: tuple[Given, ...]
+    wording: Wording | None = None
+    """Where our own code writes it, of a word that begins with a text of ours."""
 
 
 def explain(inputs: Inputs, planned: Planned) -> tuple[Part, ...]:
@@ -93,9 +96,15 @@ def explain(inputs: Inputs, planned: Planned) -> tuple[Part, ...]:
     given |= {each: base.lost(render_pieces(other, inputs.launch)) for each, other in _decided(planned.notes, plan)}
     lines = _lines(base.pieces)
     return tuple(
-        Part(piece=piece, line=lines[index], given=_by_reach((each, found) for each, found in given.items() if index in found))
+        _part(piece, lines[index], _by_reach((each, found) for each, found in given.items() if index in found), plan.site)
         for index, piece in enumerate(base.pieces)
     )
+
+
+def _part(piece: Piece, line: int, given: tuple[Given, ...], site: Site) -> Part:
+    keys = [each.key for each in given]
+    modules = of_launcher(site) if "launcher" in keys else of_scheduler(site) if "scheduler" in keys else OF_ENVIRONMENT
+    return Part(piece=piece, line=line, given=given, wording=find(piece.text, modules) if piece.is_value else None)
 
 
 def _merged(made: Iterable[tuple[Given, frozenset[int]]]) -> dict[Given, frozenset[int]]:
@@ -204,7 +213,7 @@ def _others(inputs: Inputs, path: Path, value: Any) -> Iterator[Any]:
     elif isinstance(value, bool):
         yield not value
     elif isinstance(value, int):
-        yield from (2 * value, value + 1, value // 2)
+        yield from (other for other in (2 * value, value + 1, value // 2) if other != value)
     elif isinstance(value, float):
         yield from (2 * value, value / 2)
     else:

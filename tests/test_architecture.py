@@ -134,7 +134,7 @@ def test_the_vocabulary_needs_pydantic_and_the_standard_library_only() -> None:
 
 THINK = ("checks", "containers", "decisions", "notes", "outline", "plan", "render", "request", "software", "words")
 THINK += ("auto", "extras", "gpus", "models_page", "site_detect", "site_draft", "site_facts", "site_table", "step_time")
-THINK += ("diff", "explain", "inputs", "pieces", "placement")
+THINK += ("diff", "explain", "inputs", "pieces", "placement", "wording")
 PURE = tuple(f"neox_hpc/{name}.py" for name in THINK)
 STARTS = re.compile(r"^os\.(system|exec\w*|spawn\w*|posix_spawn\w*|fork\w*|kill\w*|popen)$")
 CONNECTS = {"subprocess", "multiprocessing", "asyncio", "socket", "pty", "paramiko", "urllib", "http"}

@@ -90,6 +90,7 @@ def test_lines_of_a_golden_script_are_made_by_keys_that_stand_where_it_is_said(n
     for part in parts_of(found):
         for given in part.given:
             check_place(given)
+        check_wording(part)
         if not part.piece.is_value:
             continue
         text, line = part.piece.text, template_line(part)
@@ -115,6 +116,23 @@ def check_place(given: Given) -> None:
     line = Path(named[1]).read_text().splitlines()[int(named[2]) - 1]
     names = [part for part in given.key.split(".") if not part.isdecimal()]
     assert names[-1] in line or given.value in line, (given, line)
+
+
+def check_wording(part: Part) -> None:
+    """The text of ours that a word begins with stands in the line of our code."""
+    if part.wording is not None:
+        file, _, number = part.wording.place.rpartition(":")
+        line = (TEMPLATES.parent.parent / file).read_text().splitlines()[int(number) - 1]
+        assert part.wording.text in line and part.piece.text.startswith(part.wording.text), part
+
+
+def test_what_no_file_asks_for_has_the_reason_that_stands_in_our_code() -> None:
+    parts = parts_of(slurm())
+    wordings = {part.piece.text: part.wording for part in parts if part.wording is not None}
+    assert wordings["--no-requeue"].place.startswith("neox_hpc/schedulers/slurm.py:")
+    assert wordings["--no-requeue"].comment.startswith("Slurm's default is to run the script again after a node failure")
+    assert wordings["--distribution=block"].comment.startswith("neighbouring ranks on one node")
+    assert wordings["OMP_NUM_THREADS"].place.startswith("neox_hpc/plan.py:")
 
 
 def test_what_made_a_line_most_alone_comes_first_and_what_the_plan_decided_last() -> None:

@@ -126,8 +126,7 @@ class Row:
     @property
     def given(self) -> tuple[Given, ...]:
         """What made it; the scheduler's and launcher's names only where nothing says more."""
-        found = tuple(dict.fromkeys(given for part in self.parts for given in part.given))
-        return tuple(given for given in found if given.key not in ("scheduler", "launcher")) or found
+        return _telling(tuple(dict.fromkeys(given for part in self.parts for given in part.given)))
 
     @property
     def has_value(self) -> bool:
@@ -145,6 +144,7 @@ class Row:
 
         parts = [
             {"text": part.piece.text, "template": part.piece.place, "given": [asdict(given) for given in part.given]}
+            | {"code": part.wording and {"place": part.wording.place, "comment": part.wording.comment}}
             for part in self.parts
         ]
         return {"first_line": self.first, "last_line": self.last, "text": self.text.rstrip("\n"), "parts": parts}
@@ -154,6 +154,10 @@ class Row:
             return wanted[1:] in self.text
         first, _, last = wanted.partition("-")
         return self.first <= int(last or first) and int(first) <= self.last
+
+
+def _telling(found: tuple[Given, ...]) -> tuple[Given, ...]:
+    return tuple(given for given in found if given.key not in ("scheduler", "launcher")) or found
 
 
 def _rows(inputs: Inputs, planned: Planned) -> list[Row]:
@@ -227,10 +231,11 @@ def _print_rows(rows: Sequence[Row]) -> None:
         if not row.text.strip():
             continue
         click.echo(click.style(f"{row.number}  ", dim=True) + click.style(row.text.rstrip("\n"), bold=True))
-        groups = [(given, list(parts)) for given, parts in groupby(row.parts, key=lambda part: part.given) if given]
+        groups = [(_telling(given), list(parts)) for given, parts in groupby(row.parts, key=lambda part: part.given) if given]
         several = len(groups) > 1
         found = [each for given, _ in groups for each in given if each.place != BY_THE_PLAN]
         widths = [max((len(text) for text in column), default=0) for column in ([g.key for g in found], [_value(g) for g in found])]
+        told: set[str] = set()
         for given, parts in groups:
             if several:
                 click.echo(f"  {_cut(' '.join(part.piece.text.strip() for part in parts))}")
@@ -239,8 +244,14 @@ def _print_rows(rows: Sequence[Row]) -> None:
                     click.echo(f"    {each.key:{widths[0]}}  {each.value}  ({each.place})")
                     continue
                 line = f"    {each.key:{widths[0]}}  {_value(each):{widths[1]}}  {shown_place(each.place)}"
-                click.echo(line + (f"  ({each.source})" if each.source else ""))
+                click.echo(line + (f"  ({each.source})" if each.source and each.key not in told else ""))
+                told.add(each.key)
         click.echo(click.style(f"    template: {', '.join(row.templates)}", dim=True))
+        for part in row.parts:
+            if part.wording is not None and (part.wording.comment or not several):
+                word = f"{_cut(part.piece.text)} " if several else ""
+                comment = f"  # {part.wording.comment}" if part.wording.comment else ""
+                click.echo(click.style(f"    code: {word}{part.wording.place}{comment}", dim=True))
 
 
 def _value(given: Given) -> str:
