@@ -133,8 +133,14 @@ def _block(config: RunConfig, sizes: _Sizes, device: Device) -> int:
 
 
 def _norm(config: RunConfig, size: int, rows: int, device: Device) -> int:
-    """Kept by a norm beside its input and output: two numbers a row; torch's RMSNorm on a CPU also its output before the gain."""
-    return 2 * rows + (size if config.architecture.norm == "rmsnorm" and device == "cpu" else 0)
+    """Kept by a norm beside its input and output: two numbers a row.
+
+    torch's RMSNorm on a CPU keeps its output before the gain as well, and in 16 bits that and its input, instead of the input
+    itself, in fp32.
+    """
+    if config.architecture.norm != "rmsnorm" or device != "cpu":
+        return 2 * rows
+    return 2 * rows + (size if config.precision == "fp32" else 3 * size)
 
 
 def _mlp(config: RunConfig) -> int:

@@ -215,10 +215,20 @@ CELLS: dict[str, tuple[int, dict[str, Any]]] = {
     "zero3": (2, {"zero_optimization": {"stage": 3} | BUCKETS}),
     "bf16": (2, {"precision": "bfloat16", "gradient_accumulation_steps": 2, "hidden_dropout": 0.1}),
     "sequence": (2, {"model_parallel_size": 2, "sequence_parallel": True, "num_kv_heads": 2}),
-    "gated": (2, {"model_parallel_size": 2, "activation": "swiglu", "intermediate_size": 1536, "norm": "rmsnorm"}),
     "alibi_fused": (2, {"pos_emb": "alibi", "num_layers": 2, "seq_length": 256, "max_position_embeddings": 256}),
     "rpe_fused": (2, {"pos_emb": "rpe", "num_layers": 2}),
     "sparse": (2, {"attention_config": ["local", "bigbird"], "sliding_window_width": 30, "num_layers": 2}),
+    "gated_bf16": (
+        2,
+        {
+            "precision": "bfloat16",
+            "activation": "swiglu",
+            "intermediate_size": 1536,
+            "norm": "rmsnorm",
+            "use_qk_layernorm": True,
+            "train_micro_batch_size_per_gpu": 16,
+        },
+    ),
     "pipe": (4, {"pipe_parallel_size": 4, "gradient_accumulation_steps": 6, "no_weight_tying": False}),
     "pipe_sequence_bf16": (
         4,
