@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 from model.config import Layout, RunConfig, RunFile, write_run
 from model.config.architecture import InitMethod
 from model.gpt import GPT
+from model.kernels.activations import flash_attn_swiglu
 from model.parallel import loss
 from model.parallel.groups import Groups, one_rank
 from model.parallel.parameters import global_parameters, local_slice
@@ -104,3 +105,14 @@ def test_the_loss_of_a_gpu_and_its_gradients_are_those_of_a_cpu_in_fp64(dtype: A
     for expected, found in zip(here, there, strict=True):
         difference = (found.grad.cpu().double() - expected.grad).abs().max() / expected.grad.abs().max()
         assert float(difference) < tolerance
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_flash_attn_s_swiglu_is_the_plain_one(precision: torch.dtype) -> None:
+    pytest.importorskip("flash_attn", reason="pip install flash-attn")
+    x_2F = torch.randn(63, 2 * 96, device="cuda", dtype=precision, requires_grad=True)
+    value_F, gate_F = x_2F.chunk(2, dim=-1)
+    found_F, expected_F = flash_attn_swiglu(x_2F), torch.nn.functional.silu(gate_F) * value_F
+    torch.testing.assert_close(found_F, expected_F)
+    gradients = (torch.autograd.grad(y_F.square().sum(), x_2F)[0] for y_F in (found_F, expected_F))
+    torch.testing.assert_close(*gradients)

@@ -3,8 +3,7 @@
 One data file for each kind of option, one engine (test_options.py), which goes over the files of this folder.  For each option:
 
 * logits, loss and every gradient equal its reference in fp32 to 1e-5, with gains and biases that are not 1 and 0;
-* two steps on T1, T2 with sequence parallelism and without (the latter in the long suite), and P2, through DeepSpeed, equal a plain
-  loop of torch on one rank;
+* two steps on T1, T2 with sequence parallelism and without, and P2, through DeepSpeed, equal a plain loop of torch on one rank;
 * sampling with the cache and recomputing change nothing;
 * the parameters are as many as ``model/config/partition.py`` counts, on one tensor rank and on two.
 

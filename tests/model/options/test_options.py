@@ -68,9 +68,7 @@ def test_logits_and_gradients_equal_the_reference(name: str) -> None:
 
 
 @each
-@pytest.mark.parametrize(
-    "layout", [pytest.param(layout, marks=pytest.mark.full) if layout == "T2" else layout for layout in LAYOUTS]
-)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_trains_as_a_plain_loop_does(
     name: str, layout: str, plain: Plain, rank_pool: Callable[[int], RankPool]
 ) -> None:
@@ -106,6 +104,16 @@ def test_recomputing_changes_no_gradient(name: str, granularity: str) -> None:
     found, expected = (_gradients(keys | more) for more in (again, {}))
     for parameter, gradient in expected.items():
         assert _relative(found[parameter], gradient) < 1e-6, parameter
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: make test-gpu on a machine with one")
+@each
+def test_a_gpu_computes_as_a_cpu_does(name: str) -> None:
+    keys = {**OPTIONS[name].network, "hidden_dropout": 0.0, "attention_dropout": 0.0}  # a GPU draws others
+    found, expected = _gradients(keys, "cuda"), _gradients(keys)
+    for parameter, gradient in expected.items():
+        assert _relative(found[parameter].cpu(), gradient) < 1e-3, parameter
 
 
 @each
@@ -160,9 +168,9 @@ def _disturbed(network: GPT) -> GPT:
     return network
 
 
-def _gradients(keys: Mapping[str, Any]) -> dict[str, Tensor]:
-    network = _network(keys)
-    network(samples(0, 2, keys["seq_length"])).backward()
+def _gradients(keys: Mapping[str, Any], device: str = "cpu") -> dict[str, Tensor]:
+    network = _network(keys).to(device)
+    network(samples(0, 2, keys["seq_length"]).to(torch.device(device))).backward()
     return {p.global_name: p.grad for p in global_parameters(network)}
 
 
