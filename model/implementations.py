@@ -15,11 +15,10 @@ import torch
 
 from model.config import RunConfig
 from model.config.architecture import SPARSE, Architecture, AttentionKind
-from model.config.kinds import POSITIONS, PositionEncoding
-from model.kernels.activations import ACTIVATIONS, Activation, flash_attn_missing, flash_attn_swiglu, gelu_tanh
+from model.config.kinds import ACTIVATIONS, NORMS, POSITIONS, Activation, Norm, PositionEncoding
+from model.kernels.activations import flash_attn_missing, flash_attn_swiglu, gated, gelu_tanh
 from model.kernels.attention import eager_attention, sdpa_attention
 from model.layers.masks import Pattern, Window
-from model.layers.norm import NORMS, Norm
 from model.layers.patterns import LAYOUTS, BlockPattern, Layout
 from model.parallel.groups import Groups
 from model.parallel.loss import head_loss
@@ -78,17 +77,19 @@ def _is(wanted: str) -> Asked:
 PATTERNS = tuple(Row(operation="pattern", name=kind, asked=_is(kind), code=_blocks(layout)) for kind, layout in LAYOUTS.items())
 
 
-def _norm(name: str, layer: Norm) -> Row:
+def _norm(name: str, kind: Norm) -> Row:
     """A norm, unless its fused kernel is asked for."""
-    return Row(operation="norm", name=name, asked=lambda a, kind: a.norm == name and not _fused(a), code=layer)
+    return Row(operation="norm", name=name, asked=lambda a, _: a.norm == name and not _fused(a), code=_code(kind.make))
 
 
 def _fused(a: Architecture) -> bool:
     return (a.norm == "layernorm" and a.layernorm_fusion) or (a.norm == "rmsnorm" and a.rmsnorm_fusion)
 
 
-def _activation(name: str, function: Activation) -> Row:
-    return Row(operation="activation", name=name, asked=lambda a, kind: a.activation == name, code=function)
+def _activation(name: str, kind: Activation) -> Row:
+    function = _code(kind.function)
+    code = gated(function) if kind.gated else function
+    return Row(operation="activation", name=name, asked=lambda a, _: a.activation == name, code=code)
 
 
 TABLE = (
@@ -106,7 +107,7 @@ TABLE = (
     Row(operation="pattern", name="window", asked=lambda a, kind: a.sliding_window_width is not None, code=_window),
     Row(operation="pattern", name="causal", asked=lambda a, kind: True, code=_window),
     *(_positions(name, kind) for name, kind in POSITIONS.items()),
-    *(_norm(name, layer) for name, layer in NORMS.items()),
+    *(_norm(name, kind) for name, kind in NORMS.items() if kind.make),
     Row(
         operation="activation",
         name="gelu_tanh",
@@ -120,7 +121,7 @@ TABLE = (
         code=flash_attn_swiglu,
         missing=flash_attn_missing,
     ),
-    *(_activation(name, function) for name, function in ACTIVATIONS.items()),
+    *(_activation(name, kind) for name, kind in ACTIVATIONS.items()),
     Row(
         operation="residual",
         name="torch",

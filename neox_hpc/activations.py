@@ -23,11 +23,6 @@ CHUNK = {"cpu": 3 << 23, "gpu": 1 << 26}
 CHUNK_ROWS = 64
 
 
-PRODUCT = {"relu": 1, "softsign": 3, "bilinear": 3}
-"""Activation -> tensors of the MLP's width that are kept around it: what goes in, what comes out, and what its own formula keeps
-(model/kernels/activations.py).  ReLU keeps its result alone."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Activations:
     """Bytes of one micro-batch in the layers of one stage."""
@@ -149,7 +144,7 @@ def _mlp(config: RunConfig) -> int:
     if config.recomputes == "selective":
         return 2 if shape.gated else 1
     fused = shape.use_flashattn_swiglu  # computes silu(gates) again
-    return 3 if fused else PRODUCT.get(shape.activation, 4 if shape.gated else 2)
+    return 3 if fused else shape.kept_by_activation
 
 
 def _attention(config: RunConfig, sizes: _Sizes, device: Device) -> int:

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import field_validator, model_validator
 
 from model.config.keys import Section, live, planned, retired
-from model.config.kinds import POSITIONS, PositionEncoding
+from model.config.kinds import ACTIVATIONS, NORMS, POSITIONS, PositionEncoding
 
 AttentionKind = Literal[
     "global", "local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer", "gmlp", "amlp", "flash", "rwkv", "mamba"
 ]
-Activation = Literal["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"]
-GATED: tuple[Activation, ...] = ("geglu", "reglu", "swiglu", "bilinear", "glu")
-"""Activations f(gates) x values, which are given twice the width."""
 InitMethod = Literal[
     "normal",
     "scaled_normal",
@@ -28,9 +25,11 @@ InitMethod = Literal[
     "single_residual_scaled_normal",
 ]
 if TYPE_CHECKING:  # a checker of types sees no Literal in names that a table has
+    NormName = str
+    ActivationName = str
     PositionName = str
 else:
-    PositionName = Literal[tuple(POSITIONS)]
+    NormName, ActivationName, PositionName = Literal[tuple(NORMS)], Literal[tuple(ACTIVATIONS)], Literal[tuple(POSITIONS)]
 SPARSE = ("local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer")
 """Kinds of attention whose queries see some blocks of keys."""
 
@@ -161,9 +160,9 @@ class Architecture(Section):
     sliding_window_width: int | None = live(
         None, ge=1, doc="Each token sees this many before it, and itself (sliding_window of Mistral and Hugging Face is one more)."
     )
-    norm: Literal["layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"] = live(
+    norm: NormName = live(
         "layernorm",
-        trains=("layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm"),
+        trains=tuple(name for name, kind in NORMS.items() if kind.make),
         doc="Normalization of every sub-layer's input; te_: Transformer Engine's.",
     )
     layernorm_epsilon: float = live(1e-5, gt=0, doc="Added to the variance in LayerNorm.")
@@ -190,7 +189,7 @@ class Architecture(Section):
     )
     sparsity_config: Sparsity | None = live(None, doc="Block sizes and patterns of sparse attention.")
     make_vocab_size_divisible_by: int = live(128, ge=1, doc="The vocabulary is padded to a multiple of this x model_parallel_size.")
-    activation: Activation = live("gelu", doc="Activation of the MLP.")
+    activation: ActivationName = live("gelu", doc="Activation of the MLP.")
     use_flashattn_swiglu: bool = live(False, doc="SwiGLU by flash-attn.")
     scaled_masked_softmax_fusion: bool = planned(False, doc="Fused softmax under a mask that is not causal.")
     fused_kernels_build_path: str | None = planned(None, doc="Where compiled kernels are kept.")
@@ -288,9 +287,14 @@ class Architecture(Section):
         return self.num_kv_heads or self.num_attention_heads
 
     @property
+    def kept_by_activation(self) -> int:
+        """Tensors of the MLP's width that its activation keeps for the backward pass."""
+        return ACTIVATIONS[self.activation].tensors_kept
+
+    @property
     def gated(self) -> bool:
         """The MLP's first matrix makes values and gates."""
-        return self.activation in GATED
+        return ACTIVATIONS[self.activation].gated
 
     @property
     def ffn_size(self) -> int:

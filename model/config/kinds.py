@@ -34,6 +34,14 @@ class Activation:
     """``module:name`` of a function of one tensor."""
     gated: bool = False
     """The MLP's first matrix makes values and gates, and the activation is values x function(gates)."""
+    kept: int | None = None
+    """Tensors of the MLP's width that stay for the backward pass: what goes in, what comes out, and what its formula keeps; 2, or 4
+    of a gated one, unless it says else."""
+
+    @property
+    def tensors_kept(self) -> int:
+        """The same."""
+        return self.kept if self.kept is not None else 4 if self.gated else 2
 
 
 @dataclass(frozen=True)
@@ -69,14 +77,14 @@ NORMS = {
 ACTIVATIONS = {
     "gelu": Activation("model.kernels.activations:gelu_erf"),
     "geglu": Activation("model.kernels.activations:gelu_erf", gated=True),
-    "relu": Activation("torch.nn.functional:relu"),
-    "softsign": Activation("torch.nn.functional:softsign"),  # x / (1 + |x|)
+    "relu": Activation("torch.nn.functional:relu", kept=1),  # its result alone
+    "softsign": Activation("torch.nn.functional:softsign", kept=3),  # x / (1 + |x|)
     "swish": Activation("torch.nn.functional:silu"),  # x sigmoid(x)
     "mish": Activation("torch.nn.functional:mish"),  # x tanh(softplus(x)): Misra 2019, arXiv:1908.08681
     "silu": Activation("torch.nn.functional:silu"),
     "reglu": Activation("torch.nn.functional:relu", gated=True),
     "swiglu": Activation("torch.nn.functional:silu", gated=True),
-    "bilinear": Activation("model.kernels.activations:identity", gated=True),
+    "bilinear": Activation("model.kernels.activations:identity", gated=True, kept=3),
     "glu": Activation("torch:sigmoid", gated=True),
 }
 """``activation``"""

@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 from model.config.architecture import Architecture
+from model.config.kinds import NORMS
 from model.config.run import RunConfig
 
 BLOCK_NAMES = {"rwkv": "RWKVResidualLayerPipe", "mamba": "ParallelMambaResidualLayerPipe", "gmlp": "GMLPBlock", "amlp": "GMLPBlock"}
@@ -80,16 +81,7 @@ def _block(shape: Architecture, tensor: int) -> int:
 
 def _norm(shape: Architecture, width: int) -> int:
     """Parameters of a norm of that width."""
-    gain_and_bias = 2 * width if shape.use_bias_in_norms else width
-    sizes = {
-        "layernorm": gain_and_bias,
-        "rmsnorm": width,
-        "non_parametric_layernorm": 0,
-        "scalenorm": 1,
-        "te_layernorm": 2 * width,
-        "te_rmsnorm": width,
-    }
-    return sizes[shape.norm]
+    return NORMS[shape.norm].parameters(shape, width)
 
 
 def _weights(config: RunConfig, parameters: Sequence[int] | None) -> Sequence[int]:

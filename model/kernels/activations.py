@@ -1,4 +1,4 @@
-"""Activations of the MLP, by GPT-NeoX's names; changes with another one.  Legend: F width of the MLP.
+"""Activations of the MLP; their names stand in model/config/kinds.py.  Changes with another one.  Legend: F width of the MLP.
 
 A plain one maps x_F.  A gated one (Dauphin et al. 2016, arXiv:1612.08083; Shazeer 2020, "GLU variants improve transformer",
 arXiv:2002.05202) is given values and gates side by side, x_2F, and returns values x f(gates).
@@ -55,19 +55,3 @@ def flash_attn_missing(device: torch.device) -> str:
     if device.type != "cuda":
         return "flash-attn has no kernels for it: remove use_flashattn_swiglu"
     return "" if importlib.util.find_spec("flash_attn") else "it is not installed: pip install flash-attn"
-
-
-ACTIVATIONS: dict[str, Activation] = {
-    "gelu": gelu_erf,
-    "relu": F.relu,
-    "softsign": F.softsign,  # x / (1 + |x|)
-    "swish": F.silu,  # x sigmoid(x)
-    "silu": F.silu,
-    "mish": F.mish,  # x tanh(softplus(x)): Misra 2019, arXiv:1908.08681
-    "geglu": gated(gelu_erf),
-    "reglu": gated(F.relu),
-    "swiglu": gated(F.silu),
-    "bilinear": gated(identity),
-    "glu": gated(torch.sigmoid),
-}
-"""``activation`` -> its function."""

@@ -94,12 +94,3 @@ class ScaleNorm(_Norm):
         wide = torch.promote_types(x_D.dtype, torch.float32)
         length_1 = torch.linalg.vector_norm(x_D, dim=-1, keepdim=True, dtype=wide).clamp(min=self._epsilon)
         return x_D * (gain_1 / length_1).to(x_D.dtype)
-
-
-NORMS: dict[str, Norm] = {
-    "layernorm": LayerNorm,
-    "rmsnorm": RMSNorm,
-    "non_parametric_layernorm": NonParametricLayerNorm,
-    "scalenorm": ScaleNorm,
-}
-"""``norm`` -> its layer."""
