@@ -25,7 +25,9 @@ class Norm(Protocol):
     def __call__(self, config: RunConfig, groups: Groups, *, of_heads: bool = False) -> nn.Module: ...
 
 
-class _Norm(nn.Module):
+class NormLayer(nn.Module):
+    """What norms have in common: the width, and parameters of which a rank may see only a part of the gradient."""
+
     def __init__(self, config: RunConfig, groups: Groups, *, of_heads: bool = False) -> None:
         super().__init__()
         self.width = config.architecture.head_size if of_heads else config.architecture.hidden_size
@@ -37,7 +39,7 @@ class _Norm(nn.Module):
         return share(self._groups, *parameters) if self._partly_used else parameters
 
 
-class LayerNorm(_Norm):
+class LayerNorm(NormLayer):
     """(x - mean) / sqrt(variance + eps) weight + bias; the bias only with ``use_bias_in_norms``."""
 
     def __init__(self, config: RunConfig, groups: Groups, *, of_heads: bool = False) -> None:
@@ -54,7 +56,7 @@ class LayerNorm(_Norm):
         return F.layer_norm(x_D, gain_D.shape, gain_D, rest[0] if rest else None, self._epsilon)
 
 
-class NonParametricLayerNorm(_Norm):
+class NonParametricLayerNorm(NormLayer):
     """(x - mean) / sqrt(variance + eps)"""
 
     def __init__(self, config: RunConfig, groups: Groups, *, of_heads: bool = False) -> None:
@@ -66,7 +68,7 @@ class NonParametricLayerNorm(_Norm):
         return F.layer_norm(x_D, (self.width,), eps=self._epsilon)
 
 
-class RMSNorm(_Norm):
+class RMSNorm(NormLayer):
     """x / sqrt(mean of squares + eps) scale"""
 
     def __init__(self, config: RunConfig, groups: Groups, *, of_heads: bool = False) -> None:
@@ -80,7 +82,7 @@ class RMSNorm(_Norm):
         return F.rms_norm(x_D, gain_D.shape, gain_D, self._epsilon)
 
 
-class ScaleNorm(_Norm):
+class ScaleNorm(NormLayer):
     """x / max(|x|, eps) g, with one number g."""
 
     def __init__(self, config: RunConfig, groups: Groups, *, of_heads: bool = False) -> None:
