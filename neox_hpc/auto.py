@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, NamedTuple, get_args
 
 from neox_hpc.checks import check_model, missing
 from neox_hpc.decisions import published_vocabulary
 from neox_hpc.errors import Problem, UserError
-from neox_hpc.memory import HEADROOM, estimate_memory, fullest, in_gib
+from neox_hpc.memory import HEADROOM, estimate_first_stage, estimate_memory, fullest, in_gib, stages
 from neox_hpc.outline import device_of, memory_of_rank
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
@@ -25,8 +26,8 @@ from neox_hpc.step_time import Speeds, StepTime, estimate_step, missing_speeds, 
 from neox_hpc.vocabulary import BatchSizes, ConfigError, Layout, RunConfig
 
 Recompute = Literal["nothing", "selective", "full"]
-MOST_MICRO = 64
-"""Sequences of a micro-batch that are tried at most."""
+MICROS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
+"""Sequences of a micro-batch that are tried."""
 TIE = 0.02
 """Of a step's time: what two cuts differ less by is no reason, because the estimate misses by more (docs/step-time.md)."""
 _NAMES = {"tensor": "tensor", "pipe": "pipe", "zero": "ZeRO", "recompute": "recompute", "micro": "micro-batch"}
@@ -46,14 +47,26 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed:
-    """A cut, and what it takes."""
+class Made:
+    """A cut, multiplied out."""
 
     cut: Cut
     config: RunConfig
     layout: Layout
     batch: BatchSizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """A cut, and what it takes."""
+
+    made: Made
     step: StepTime
+
+    @property
+    def cut(self) -> Cut:
+        """What is proposed."""
+        return self.made.cut
 
     @property
     def seconds(self) -> float:
@@ -96,11 +109,11 @@ def propose(loaded: Loaded, site: Site, nodes: int, vocab: int) -> Proposals:
         UserError: the site's speeds or memory are not known, the sequences of a step are not told, or nothing fits.
     """
     search = _Search(loaded, site, nodes, vocab)
-    timed = search.all_timed()
-    best = search.fitting(timed)
+    made = search.all_made()
+    best = search.fitting(search.timed(made))
     if not best:
-        raise UserError(search.nothing_fits(timed))
-    return Proposals(best=tuple(best), tried=len(timed), room=search.room, reasons=tuple(search.reasons(best[0].timed)))
+        raise UserError(search.nothing_fits(made))
+    return Proposals(best=tuple(best), tried=len(made), room=search.room, reasons=tuple(search.reasons(best[0].timed)))
 
 
 def with_proposal(loaded: Loaded, proposal: Proposal) -> Loaded:
@@ -114,8 +127,8 @@ def with_proposal(loaded: Loaded, proposal: Proposal) -> Loaded:
 def describe(proposal: Proposal) -> str:
     """The cut in a line."""
     cut, timed = proposal.cut, proposal.timed
-    sizes = f"tensor {cut.tensor} x pipe {cut.pipe} x data {timed.layout.data}, ZeRO {cut.zero}, micro-batch {cut.micro}"
-    return f"{sizes} x accumulation {timed.batch.accumulation}, recompute {cut.recompute}; about {timed.seconds:.3g} s a step"
+    sizes = f"tensor {cut.tensor} x pipe {cut.pipe} x data {timed.made.layout.data}, ZeRO {cut.zero}, micro-batch {cut.micro}"
+    return f"{sizes} x accumulation {timed.made.batch.accumulation}, recompute {cut.recompute}; about {timed.seconds:.3g} s a step"
 
 
 def choose_cuts(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Proposals:
@@ -151,70 +164,67 @@ class _Search:
         self.speeds, self.room = _speeds(site, config, self.world), _room(site, ranks)
         self.train = _sequences(loaded, self.world)
         self.tensors = [tensor for tensor in _divisors(ranks) if self._allowed(self._variant(Cut(tensor, 1, 1, "nothing", 1)))]
-        self.zeros = [stage for stage in self._zero_stages() if self._zero_is_valid(stage)]
+        written = config.deepspeed.zero_optimization.model_dump(exclude_unset=True)
+        self.zeros = [stage for stage in self._zero_stages() if self._is_valid(zero_optimization=written | {"stage": stage})]
+        self.recomputes = [kind for kind in get_args(Recompute) if self._is_valid(**self._recompute_keys(kind))]
+        self._accepted: dict[tuple[int, int, int, Recompute], bool] = {}
 
-    def all_timed(self) -> list[Timed]:
-        """Every cut, fastest first; ZeRO 3 comes last, whose published trainings are far slower than the estimate."""
-        cuts = (cut for tensor in self.tensors for pipe in self._pipes(tensor) for cut in self._cuts(tensor, pipe))
-        return sorted(filter(None, map(self.time, cuts)), key=lambda timed: (timed.cut.zero == 3, timed.seconds))
+    def all_made(self) -> list[Made]:
+        """Every cut that multiplies out and whose layers can be dealt to its stages."""
+        pairs = ((tensor, pipe) for tensor in self.tensors for pipe in self._pipes(tensor))
+        return [made for pair in pairs if self._can_be_dealt(*pair) for made in self._made_of(*pair)]
 
-    def time(self, cut: Cut, config: RunConfig | None = None) -> Timed | None:
-        """A cut's time; ``None`` where it does not multiply out."""
+    def timed(self, made: Iterable[Made]) -> list[Timed]:
+        """The cuts that may fit, fastest first; ZeRO 3 comes last, whose published trainings are far slower than the estimate."""
+        timed = (self.time(one) for one in made if self._first_stage(one) <= self.room * HEADROOM)
+        return sorted(timed, key=lambda found: (found.cut.zero == 3, found.seconds))
+
+    def make(self, cut: Cut, variant: RunConfig | None = None) -> Made | None:
+        """A cut of the ranks and the sequences; ``None`` where it does not multiply out."""
         if self.world % (cut.tensor * cut.pipe):
             return None
         layout = Layout(world_size=self.world, tensor=cut.tensor, pipe=cut.pipe)
         if self.train % (cut.micro * layout.data):
             return None
         batch = BatchSizes(train=self.train, micro=cut.micro, accumulation=self.train // cut.micro // layout.data, data=layout.data)
-        variant = config or self._variant(cut)
-        try:
-            step = estimate_step(variant, layout, batch, self.vocab, self.speeds)
-        except ValueError:  # the layers cannot be dealt to so many stages
-            return None
-        return Timed(cut=cut, config=variant, layout=layout, batch=batch, step=step)
+        return Made(cut=cut, config=variant or self._variant(cut), layout=layout, batch=batch)
+
+    def time(self, made: Made) -> Timed:
+        """A cut's time."""
+        return Timed(made=made, step=estimate_step(made.config, made.layout, made.batch, self.vocab, self.speeds))
 
     def fitting(self, timed: Iterable[Timed]) -> list[Proposal]:
-        """The cuts to show: of the fastest ones, which the estimate cannot tell apart, the emptiest; then the fastest of other
-        pairs of tensor and pipe."""
-        kept: list[tuple[Timed, int]] = []
-        pairs: set[tuple[int, int]] = set()
+        """The cuts to show, of those that a plan takes: of the fastest ones, which the estimate cannot tell apart, the emptiest;
+        then the fastest of other pairs of tensor and pipe."""
+        kept: list[Proposal] = []
         for one in timed:
-            ties = not kept or _ties(one, kept[0][0])
+            ties = not kept or _ties(one, kept[0].timed)
+            pairs = {proposal.cut[:2] for proposal in kept}
             if not ties and len(pairs) == KEPT:
                 break
-            pair = one.cut[:2]
-            if (ties or pair not in pairs) and (peak := self.peak(one)) <= self.room * HEADROOM:
-                kept.append((one, peak))
-                pairs.add(pair)
-        ordered = sorted(kept, key=lambda found: (not _ties(found[0], kept[0][0]), found[1]))
-        return self._accepted(ordered, kept)
-
-    def _accepted(self, ordered: list[tuple[Timed, int]], by_time: list[tuple[Timed, int]]) -> list[Proposal]:
-        """The first that a plan takes, then the fastest of every other pair that it takes."""
-        first = next(filter(None, (self._proposal(*found) for found in ordered)), None)
-        best = {} if first is None else {first.cut[:2]: first}
-        for timed, peak in by_time if first is not None else ():
-            if timed.cut[:2] not in best and (proposal := self._proposal(timed, peak)) is not None:
-                best[timed.cut[:2]] = proposal
+            if (ties or one.cut[:2] not in pairs) and (peak := self.peak(one.made)) <= self.room * HEADROOM and self._accepts(one):
+                kept.append(Proposal(timed=one, peak=peak, keys=self._keys(one.made)))
+        if not kept:
+            return []
+        first = min((proposal for proposal in kept if _ties(proposal.timed, kept[0].timed)), key=lambda proposal: proposal.peak)
+        best = {first.cut[:2]: first}
+        for proposal in kept:
+            best.setdefault(proposal.cut[:2], proposal)
         return list(best.values())[:KEPT]
 
-    def _proposal(self, timed: Timed, peak: int) -> Proposal | None:
-        keys = self._keys(timed)
-        return Proposal(timed=timed, peak=peak, keys=keys) if self._valid(keys) else None
-
-    def peak(self, timed: Timed) -> int:
+    def peak(self, made: Made) -> int:
         """Bytes of the fullest rank."""
-        memory = estimate_memory(timed.config, timed.layout, timed.batch, self.vocab, device_of(self.site))
+        memory = estimate_memory(made.config, made.layout, made.batch, self.vocab, device_of(self.site))
         assert memory is not None, "told before: the network has blocks without a formula"
         return fullest(memory).peak
 
-    def nothing_fits(self, timed: list[Timed]) -> Problem:
+    def nothing_fits(self, made: list[Made]) -> Problem:
         """Why there is no proposal."""
-        if not timed:
+        if not made:
             wrong = f"no cut of {self.world} ranks multiplies out with {self.train} sequences a step"
             return Problem("--auto", wrong, f"make train_batch_size a multiple of {self.ranks}, or take other --nodes")
-        least = min(map(self.peak, timed))
-        wrong = f"of {len(timed)} cuts none fits: the least is {in_gib(least)} GiB a rank"
+        least = min(map(self._first_stage, made))
+        wrong = f"of {len(made)} cuts none fits: the least is {in_gib(least)} GiB a rank"
         wrong += f", and {HEADROOM:.0%} of {in_gib(int(self.room))} GiB may be filled"
         return Problem("--auto", wrong, "take more --nodes, or a site whose GPUs have more memory")
 
@@ -230,22 +240,22 @@ class _Search:
                 yield f"{_NAMES[field]} {getattr(best.cut, field)}", reason
 
     def _told(self, best: Timed, field: str, cut: Cut) -> str:
-        other = self.time(cut)
-        if other is None:
+        made = self.make(cut) if self._can_be_dealt(cut.tensor, cut.pipe) and cut.recompute in self.recomputes else None
+        if made is None:
             return ""
         what = f"{_NAMES[field]} {getattr(cut, field)}"
         if cut.zero != best.cut.zero and field != "zero":
             what += f" (with ZeRO {cut.zero})"
-        peak = self.peak(other)
+        peak = self.peak(made)
         if peak > self.room * HEADROOM:
             return f"{what} needs {in_gib(peak)} of {in_gib(int(self.room))} GiB"
-        slower = other.seconds / best.seconds - 1
+        slower = self.time(made).seconds / best.seconds - 1
         filled = f" and fills {peak / self.room:.0%}" if slower < TIE else ""
         return f"{what} is {abs(slower):.1%} {'slower' if slower >= 0 else 'faster'}{filled}"
 
     def _neighbours(self, cut: Cut, field: str) -> list[Any]:
         if field == "recompute":
-            return list(get_args(Recompute))
+            return list(self.recomputes)
         if field == "zero":
             return self._stages_for(cut.pipe)
         values = {
@@ -261,14 +271,28 @@ class _Search:
         counts = [pipe for pipe in _divisors(self.world // tensor) if pipe <= self.config.architecture.num_layers]
         return [pipe for pipe in counts if self.train % (self.world // tensor // pipe) == 0]
 
-    def _cuts(self, tensor: int, pipe: int) -> Iterator[Cut]:
-        for zero in self._stages_for(pipe):
-            for recompute in get_args(Recompute):
-                for micro in self._micros(self.train // (self.world // tensor // pipe)):
-                    yield Cut(tensor, pipe, zero, recompute, micro)
+    def _can_be_dealt(self, tensor: int, pipe: int) -> bool:
+        """The layers, to so many stages."""
+        try:
+            stages(self._variant(Cut(tensor, pipe, 1, "nothing", 1)), Layout(world_size=pipe, pipe=pipe), self.vocab)
+        except ValueError:
+            return False
+        return True
+
+    def _made_of(self, tensor: int, pipe: int) -> Iterator[Made]:
+        for zero, recompute in product(self._stages_for(pipe), self.recomputes):
+            variant = self._variant(Cut(tensor, pipe, zero, recompute, 1))
+            for micro in self._micros(self.train // (self.world // tensor // pipe)):
+                made = self.make(Cut(tensor, pipe, zero, recompute, micro), variant)
+                assert made is not None, "its pipe and micro-batch are divisors"
+                yield made
 
     def _micros(self, sequences: int) -> list[int]:
-        return [micro for micro in _divisors(sequences) if micro <= MOST_MICRO]
+        return [micro for micro in MICROS if sequences % micro == 0]
+
+    def _first_stage(self, made: Made) -> int:
+        """Bytes that the cut needs at least."""
+        return estimate_first_stage(made.config, made.layout, made.batch, self.vocab, device_of(self.site)).peak
 
     def _stages_for(self, pipe: int) -> list[int]:
         """ZeRO 2 and 3 free gradients that stages add up (check_model says so to who writes them)."""
@@ -280,11 +304,10 @@ class _Search:
             return [zero.stage]
         return [0, 1, 2, 3] if self.config.precision == "fp32" else [1, 2, 3]  # 0 runs as 1 in 16 bits
 
-    def _zero_is_valid(self, stage: int) -> bool:
-        """Offload and some optimizers do not go with every stage."""
-        section = self.config.deepspeed.zero_optimization.model_dump(exclude_unset=True)
+    def _is_valid(self, **keys: Any) -> bool:
+        """Offload and some optimizers do not go with every stage, partitioned activations not with every recomputation."""
         try:
-            self.config.with_keys(zero_optimization=section | {"stage": stage})
+            self.config.with_keys(**keys)
         except ConfigError:
             return False
         return True
@@ -301,27 +324,33 @@ class _Search:
             own=changed(config.own, neox_hpc=changed(config.own.neox_hpc, **own)),
         )
 
-    def _keys(self, timed: Timed) -> dict[str, Any]:
+    def _keys(self, made: Made) -> dict[str, Any]:
         """What to write for a cut."""
-        cut, config = timed.cut, self.config
-        keys: dict[str, Any] = {
+        cut = made.cut
+        return {
             "model_parallel_size": cut.tensor,
             "pipe_parallel_size": cut.pipe,
             "train_micro_batch_size_per_gpu": cut.micro,
-            "gradient_accumulation_steps": timed.batch.accumulation,
-            "checkpoint_activations": cut.recompute != "nothing",
-            "zero_optimization": config.deepspeed.zero_optimization.model_dump(exclude_unset=True) | {"stage": cut.zero},
+            "gradient_accumulation_steps": made.batch.accumulation,
+            "zero_optimization": self.config.deepspeed.zero_optimization.model_dump(exclude_unset=True) | {"stage": cut.zero},
+            **self._recompute_keys(cut.recompute),
         }
-        own = config.own.neox_hpc
-        if cut.recompute not in ("nothing", own.recompute_granularity):
-            keys["neox_hpc"] = own.model_dump(exclude_unset=True) | {"recompute_granularity": cut.recompute}
-        return keys
 
-    def _valid(self, keys: dict[str, Any]) -> bool:
-        try:
-            return self._allowed(self.config.with_keys(**keys))
-        except ConfigError:
-            return False
+    def _recompute_keys(self, recompute: Recompute) -> dict[str, Any]:
+        own, keys = self.config.own.neox_hpc, {"checkpoint_activations": recompute != "nothing"}
+        if recompute in ("nothing", own.recompute_granularity):
+            return keys
+        return keys | {"neox_hpc": own.model_dump(exclude_unset=True) | {"recompute_granularity": recompute}}
+
+    def _accepts(self, timed: Timed) -> bool:
+        """Whether a plan takes a cut; its micro-batch changes nothing of that."""
+        cut = timed.cut[:4]
+        if cut not in self._accepted:
+            try:
+                self._accepted[cut] = self._allowed(self.config.with_keys(**self._keys(timed.made)))
+            except ConfigError:
+                self._accepted[cut] = False
+        return self._accepted[cut]
 
     def _allowed(self, config: RunConfig) -> bool:
         """Whether a plan takes the cut of a configuration."""

@@ -137,6 +137,15 @@ def estimate_memory(
     return tuple(_stage(config, layout, batch, padded, number, layers, device) for number, layers in enumerate(bounds))
 
 
+def estimate_first_stage(config: RunConfig, layout: Layout, batch: BatchSizes, vocab_size: int, device: Device = "gpu") -> Memory:
+    """The first of :func:`estimate_memory` alone: no stage holds more micro-batches.
+
+    Raises:
+        ValueError: the layers cannot be dealt to the stages.
+    """
+    return _stage(config, layout, batch, config.padded_vocab_size(vocab_size), 0, stages(config, layout, vocab_size)[0], device)
+
+
 def fullest(memories: tuple[Memory, ...]) -> Memory:
     """The stage whose ranks hold most."""
     return max(memories, key=lambda memory: memory.peak)

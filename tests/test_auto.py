@@ -103,7 +103,7 @@ def test_every_proposal_is_a_plan_with_the_time_and_memory_that_were_told() -> N
     for proposal in proposed(given, where, 2).best:
         outline = outlined(written(given, proposal.keys), where, 2)
         assert outline is not None and outline.step is not None and outline.memory is not None
-        assert (outline.layout, outline.batch) == (proposal.timed.layout, proposal.timed.batch)
+        assert (outline.layout, outline.batch) == (proposal.timed.made.layout, proposal.timed.made.batch)
         assert outline.step.seconds == pytest.approx(proposal.timed.seconds)
         assert fullest(outline.memory).peak == proposal.peak <= 6 * 2**30 * HEADROOM
 
@@ -123,7 +123,7 @@ def test_other_proposals_come_fastest_first_and_each_cut_once() -> None:
 )
 def test_a_step_has_as_many_sequences_as_before(batch: dict[str, Any], train: int) -> None:
     for proposal in proposed(loaded(**NETWORK | batch), machine(), 2).best:
-        assert proposal.timed.batch.train == train
+        assert proposal.timed.made.batch.train == train
         assert (
             proposal.keys["train_micro_batch_size_per_gpu"]
             * proposal.keys["gradient_accumulation_steps"]
@@ -159,6 +159,13 @@ def test_an_offloaded_optimizer_keeps_its_stage() -> None:
     assert {proposal.cut.zero for proposal in found.best} == {2}
 
 
+def test_what_does_not_go_with_other_keys_is_not_proposed() -> None:
+    """DeepSpeed's partitioned activations are of whole blocks."""
+    found = proposed(loaded(**NETWORK | {"partition_activations": True}), machine(node__gpu_memory_gib="2.2"), 2)
+    assert {proposal.cut.recompute for proposal in found.best} <= {"nothing", "full"}
+    assert len(found.best) > 1
+
+
 def test_reasons_name_what_less_would_need_and_what_more_would_cost() -> None:
     found = proposed(loaded(**NETWORK), machine(node__gpu_memory_gib="4"), 2)
     told = dict(found.reasons)
@@ -184,7 +191,7 @@ def test_where_nothing_can_be_proposed_it_says_why(facts: dict[str, str], keys: 
 
 def test_shipped_configurations_are_cut_for_a_large_machine() -> None:
     found = proposed(shipped("20B"), site("frontier"), 12)
-    assert found.best[0].timed.batch.train == 12 * 4 * 32
+    assert found.best[0].timed.made.batch.train == 12 * 4 * 32
     assert found.best[0].peak <= 64 * 2**30 * HEADROOM
 
 

@@ -92,7 +92,8 @@ def _weights(config: RunConfig, parameters: Sequence[int] | None) -> Sequence[in
         assert parameters is not None and len(parameters) == len(names), "the parameters of every layer are needed"
         return parameters
     pattern = re.compile(method.partition(":")[2], re.IGNORECASE)
-    return [int(pattern.search(name) is not None) for name in names]
+    counted = {name: int(pattern.search(name) is not None) for name in set(names)}
+    return [counted[name] for name in names]
 
 
 _Reached = tuple[tuple[int, int, int], int]

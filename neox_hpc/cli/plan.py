@@ -94,7 +94,7 @@ CUT_HEADERS = (
 
 def _cut_row(number: int, proposal: Proposal, room: float) -> tuple[str, ...]:
     timed, cut = proposal.timed, proposal.cut
-    counts = (number, cut.tensor, cut.pipe, timed.layout.data, cut.zero, cut.micro, timed.batch.accumulation)
+    counts = (number, cut.tensor, cut.pipe, timed.made.layout.data, cut.zero, cut.micro, timed.made.batch.accumulation)
     speed = (show_seconds(timed.seconds), f"{timed.step.tokens_per_s:,.0f}", f"{timed.step.tflops_per_rank:.0f}")
     memory = (f"{proposal.peak / 2**30:.1f}", f"{proposal.peak / room:.0%}")
     return (*map(str, counts), cut.recompute, *speed, *memory, name_parts(timed.step))
