@@ -82,6 +82,8 @@ class _Rank:
     p: int
     d: int
     width: int
+    largest: int
+    """Parameters of its largest layer: no weight is larger."""
     earlier: bool
     """Micro-batches have left gradients when most activations are held."""
     replayed: int
@@ -218,7 +220,8 @@ def _rank(config: RunConfig, layout: Layout, padded: int, layers: range, *, earl
     counts = layer_parameters(config, padded, layout.tensor)
     p, width = _count(config, counts, layout.tensor, layers), 4 if config.precision == "fp32" else 2
     replayed = sum(counts[layer] for layer in layers if layer < len(counts) - 2) if config.recomputes == "full" else 0
-    return _Rank(p=p, d=layout.data, width=width, earlier=earlier, replayed=replayed)
+    largest = max(counts[layer] for layer in layers)
+    return _Rank(p=p, d=layout.data, width=width, largest=largest, earlier=earlier, replayed=replayed)
 
 
 def _held(config: RunConfig, layout: Layout, rank: _Rank) -> _Held:
@@ -245,7 +248,7 @@ def _plain(config: RunConfig, rank: _Rank) -> _Held:
         gradients=4 * p,
         reducing=4 * min(p, FLAT_BUCKET),
         updated=4 * p,
-        updating=_working(config, p),
+        updating=_working(config, rank.largest),  # one weight after the other
     )
 
 

@@ -211,6 +211,7 @@ CELLS: dict[str, tuple[int, dict[str, Any]]] = {
     "recomputed": (2, {"checkpoint_activations": True, "checkpoint_num_layers": 2, "train_micro_batch_size_per_gpu": 16}),
     "zero1_contiguous": (2, {"zero_optimization": {"stage": 1, "contiguous_gradients": True} | BUCKETS}),
     "zero2_accumulated": (2, {"zero_optimization": {"stage": 2} | BUCKETS, "gradient_accumulation_steps": 2}),
+    "madgrad": (2, {"optimizer": {"type": "madgrad_wd"}}),
     "zero1_lion": (2, {"zero_optimization": {"stage": 1} | BUCKETS, "optimizer": {"type": "lion"}}),
     "zero3": (2, {"zero_optimization": {"stage": 3} | BUCKETS}),
     "bf16": (2, {"precision": "bfloat16", "gradient_accumulation_steps": 2, "hidden_dropout": 0.1}),

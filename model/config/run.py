@@ -317,6 +317,9 @@ def _choice(config: RunConfig) -> Iterator[KeyProblem]:
     if config.optimization.use_bnb_optimizer and zero.offloads_optimizer:
         wrong = "keeps Adam's moments in 8 bits on the GPU, and offload_optimizer puts them into the memory of the node"
         yield KeyProblem(key="use_bnb_optimizer", wrong=wrong, fix="keep one")
+    if asked == "adamw" and config.optimization.optimizer.params.adam_w_mode is False:
+        wrong = "adamw is Adam with decoupled weight decay, and adam_w_mode: false couples it"
+        yield KeyProblem(key="optimizer.params.adam_w_mode", wrong=wrong, fix="write type: adam, or remove it")
     if forced is not None and not zero.offloads_optimizer:
         yield KeyProblem(
             key=force, wrong="is about an offloaded optimizer, and offload_optimizer is not asked for", fix="remove it"

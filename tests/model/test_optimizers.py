@@ -456,6 +456,7 @@ FORCE = "deepspeed_extra_args.zero_force_ds_cpu_optimizer"
         (IN_NODE | {"optimizer": {"type": "lion"}, "deepspeed_extra_args": {"zero_force_ds_cpu_optimizer": False}}, FORCE),
         ({"neox_hpc": {"cpu_adam_op": "/x.so"}}, "neox_hpc.cpu_adam_op"),
         ({"optimizer": {"type": "sm3"}}, "weight_decay"),
+        ({"optimizer": {"type": "adamw", "params": {"adam_w_mode": False}}}, "optimizer.params.adam_w_mode"),
     ],
     ids=str,
 )
