@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
+from unittest import mock
 
 import pytest
 
@@ -15,14 +16,16 @@ torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.config import ConfigError, RunConfig
+from model.config import ConfigError, RunConfig, RunFile
 from model.config.architecture import InitMethod
+from model.generate import generate_run
 from model.gpt import GPT
 from model.mup import BaseShapes, rate_factor, split_by_width
 from model.mup_base import base_shapes_of, read_base_shapes, write_base_shapes
 from model.mup_check import STEPS, check_coordinates, slopes, widths
 from model.optim import parameter_groups
 from model.parallel.parameters import global_parameters
+from model.ranks import Ranks
 from tests.model.grid.comparison import differences
 from tests.model.grid.training import train_on_one_rank
 from tests.model.networks import VOCAB, small_batch, small_config
@@ -190,6 +193,21 @@ def test_every_layout_trains_as_a_plain_loop_with_the_paper_s_rates(
     cut = keys | layout | {"make_vocab_size_divisible_by": 64 // layout.get("model_parallel_size", 1)}
     found = rank_pool(ranks).run("tests.model.grid.cases:train_cell", cut, None, 3)
     assert not [str(difference) for difference in differences(found, expected)][:20]
+
+
+def test_sampling_is_given_the_base(tmp_path: Path) -> None:
+    keys = {"base_shapes_file": str(tmp_path / "base.json"), "tokenizer_type": "CharLevelTokenizer", "maximum_tokens": 2}
+    config = small_config(**WIDE | keys)
+    write_base_shapes(config.with_keys(hidden_size=8))
+    weights = {p.global_name: p.detach() for p in global_parameters(GPT(config, 512, base=base_of()))}
+    with (
+        mock.patch("model.generate.find_checkpoint", return_value=tmp_path),
+        mock.patch("model.generate.load_weights", return_value=weights),
+        mock.patch("model.generate.GPT", wraps=GPT) as built,
+    ):
+        generate_run(RunFile(name="wide", device="cpu", config=config), tmp_path, Ranks(rank=0, world_size=1, local_rank=0), None)
+    assert built.call_args.kwargs["base"] == base_of()
+    assert (tmp_path / "samples.txt").read_text().count("\n") == config.generation.num_samples
 
 
 # The file ------------------------------------------------------------------------------------------------------------------
