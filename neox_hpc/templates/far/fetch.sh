@@ -38,7 +38,7 @@ for attempt in logs/*/; do
   attempt=${attempt%/}
   number=${attempt#logs/}
   case $number in "" | *[!0-9]*) continue ;; esac
-  [ -n "$last" ] && [ "$number" -le "$last" ] || last=$number
+  [ "$number" -le "${last:-0}" ] || last=$number
   emit "$attempt/outcome" 0
 done
 if [ -n "$last" ]; then # the earliest report is the cause

@@ -1,7 +1,10 @@
 # look MARK QUESTION…: what is on this machine.  A line with the mark comes before each answer.
 #   exists:PATH  real:PATH  names:FOLDER/NAME  text:FILE  image:FILE  sum:FILE  program:NAME
 exists() {
-  [ ! -e "$1" ] && [ ! -L "$1" ] || { echo yes; return; }
+  if [ -e "$1" ]; then
+    echo yes
+    return
+  fi
   above=$1
   while above=${above%/*}; [ -n "$above" ] && [ ! -e "$above" ]; do :; done
   if [ -x "${above:-/}" ]; then echo no; else echo unknown; fi
@@ -17,7 +20,7 @@ for question; do
     real:*) readlink -f "$what" 2>/dev/null || (cd "$what" 2>/dev/null && pwd -P) ;;
     names:*)
       for path in "$what" "$what".*; do
-        [ ! -e "$path" ] && [ ! -L "$path" ] || printf '%s\n' "${path##*/}"
+        if [ -e "$path" ] || [ -L "$path" ]; then printf '%s\n' "${path##*/}"; fi
       done
       ;;
     text:*) [ ! -f "$what" ] || cat "$what" ;;
