@@ -19,6 +19,7 @@ from model.config import RunConfig
 from model.config.architecture import Architecture
 from model.config.keys import trained_values
 from model.config.partition import layer_parameters
+from model.config.run import TRAINED_ATTENTION
 from model.gpt import GPT
 from model.parallel.groups import Groups
 from model.parallel.parameters import global_parameters
@@ -131,6 +132,11 @@ def test_every_value_of_a_key_is_an_option(key: str) -> None:
     field = Architecture.model_fields[key]
     trained = set(trained_values(field) or get_args(field.annotation))
     assert trained == {option.network.get(key, field.default) for option in OPTIONS.values()}
+
+
+def test_every_kind_of_attention_that_trains_is_an_option() -> None:
+    networks = (RunConfig.from_keys(option.network) for option in OPTIONS.values())
+    assert {kind for config in networks for kind in config.architecture.attention_kinds} == TRAINED_ATTENTION
 
 
 def test_no_two_options_are_the_same_network() -> None:
