@@ -64,11 +64,16 @@ def test_products_take_the_operations_that_training_counts(keys: dict[str, Any])
     assert step(machine, **keys).tflops_per_rank == pytest.approx(1, rel=1e-9)
 
 
-def test_one_network_takes_six_operations_a_parameter_and_token_and_its_scores() -> None:
-    """Kaplan et al. 2020, arXiv:2001.08361, section 2.1, with both products of the whole scores."""
-    tokens, matrices = 3 * 2 * 512, 8 * 12 * 1024**2 + 5000 * 1024
-    expected = tokens * (6 * matrices + 12 * 8 * 512 * 1024)
-    assert step(speeds(products=1e12)).products == pytest.approx(expected / 1e12, rel=1e-9)
+@pytest.mark.parametrize(
+    "keys", [{}, {"num_kv_heads": 4}, {"activation": "swiglu"}, {"activation": "geglu", "intermediate_size": 3000}]
+)
+def test_products_take_six_operations_for_each_weight_of_a_matrix_and_those_of_the_scores(keys: dict[str, Any]) -> None:
+    """Kaplan et al. 2020, arXiv:2001.08361, section 2.1, with both products of the whole scores; norms are no matrices."""
+    bare = keys | {"use_bias_in_mlp": False, "use_bias_in_attn_linear": False}
+    _, block, *_, head = layer_parameters(config(**bare), VOCABULARY)
+    tokens, weights = 3 * 2 * 512, 8 * (block - 2 * 2 * 1024) + head
+    expected = tokens * (6 * weights + 12 * 8 * 512 * 1024)
+    assert step(speeds(products=1e12), **bare).products == pytest.approx(expected / 1e12, rel=1e-9)
 
 
 def test_recomputation_costs_a_third_of_the_blocks() -> None:
