@@ -29,6 +29,13 @@ def test_slurms_own_verdict_is_shown_and_nothing_is_queued(user: User, slurm: Sl
     assert not (user.cwd / "runs" / "judged").exists() and "judged" not in slurm.ask("squeue", "--noheader", "--format=%j")
 
 
+def test_a_plan_tells_the_start_that_slurm_estimates(user: User, slurm: Slurm) -> None:
+    before = slurm.ask("date", "+%Y-%m-%dT%H:%M:%S").strip()
+    said = user.submit("--name", "asked", "--start", "--json", verb="plan")
+    assert said.code == 0 and said.facts["start"]["at"] >= before, said
+    assert "asked" not in slurm.ask("squeue", "--noheader", "--format=%j")
+
+
 @pytest.mark.full
 def test_a_job_waits_for_another_and_for_its_failure(user: User) -> None:
     go = user.cwd / "go"

@@ -40,6 +40,7 @@ class User:
         environ: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
         ranks: int = 1,
+        verb: str = "submit",
     ) -> Said:
         """Submit ``tiny.yml`` to two nodes with so many ranks each: the open facts of the generic Slurm site are given."""
         facts = {
@@ -50,7 +51,7 @@ class User:
             "software.python": python,
         }
         sets = [word for fact, value in facts.items() for word in ("--site-set", f"{fact}={value}")]
-        return self("submit", "--site", "slurm", *sets, "--nodes", "2", *more, "tiny.yml", environ=environ, timeout_s=timeout_s)
+        return self(verb, "--site", "slurm", *sets, "--nodes", "2", *more, "tiny.yml", environ=environ, timeout_s=timeout_s)
 
     def python(self, name: str, lines: str) -> str:
         """For ``submit(python=…)``: a Python before which every rank runs these lines of shell."""
