@@ -79,8 +79,9 @@ class Mask:
         return self._seen[1]
 
     def _sum(self, bias: Bias, queries: int, keys: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        bias_NQK = over_pairs(bias.by_distance(keys).to(device), queries)
-        return bias_NQK.masked_fill(~self._pattern(queries, keys, device), float("-inf")).to(dtype)
+        bias_ND = bias.by_distance(keys)
+        bias_NQK = over_pairs(bias_ND.to(device, bias_ND.dtype if bias.learned else dtype), queries)  # gradients are summed in fp32
+        return bias_NQK.masked_fill_(~self._pattern(queries, keys, device), float("-inf")).to(dtype)
 
 
 def over_pairs(bias_ND: Tensor, queries: int) -> Tensor:
