@@ -32,6 +32,9 @@ EPSILON = 1e-4
 WEIGHT_DECAY = 0.1
 
 
+QWEN3 = {"norm": "rmsnorm", "use_qk_layernorm": True, "activation": "swiglu", "intermediate_size": 3 * 48}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """A layout, and the network and batch that it trains."""
@@ -48,6 +51,8 @@ class Cell:
     head: Literal["untied", "tied", "row"] = "untied"
     kv_heads: int = HEADS
     parallel_residual: bool = False
+    block: Literal["GPT-NeoX", "Qwen3"] = "GPT-NeoX"
+    """LayerNorm and GELU, or RMSNorm, also of queries and keys, and a gated MLP."""
     dropout: float = 0.0
     accumulation: int = 1
     """Micro-batches of a data rank in a step."""
@@ -81,6 +86,7 @@ class Cell:
             "num_attention_heads": HEADS,
             "num_kv_heads": self.kv_heads,
             "gpt_j_residual": self.parallel_residual,
+            **(QWEN3 if self.block == "Qwen3" else {}),
             "no_weight_tying": self.head != "tied",
             "hidden_dropout": self.dropout,
             "attention_dropout": self.dropout,
@@ -122,6 +128,7 @@ class Cell:
         parts += ["sequence"] * self.sequence_parallel
         parts += [self.recompute] * (self.recompute != "nothing")
         parts += [self.head, f"kv{self.kv_heads}"]
+        parts += [self.block] * (self.block != "GPT-NeoX")
         parts += ["parallel"] * self.parallel_residual + ["dropout"] * bool(self.dropout)
         parts += [f"A{self.accumulation}"] * (self.accumulation > 1)
         parts += [self.partition] * (self.partition in ("uniform", "parameters"))
@@ -143,6 +150,7 @@ DEALT: dict[str, tuple[Any, ...]] = {
     "head": ("untied", "tied", "row"),
     "kv_heads": (HEADS, 2, 1),
     "parallel_residual": (False, True),
+    "block": ("GPT-NeoX", "Qwen3"),
     "dropout": (0.0, 0.1),
     "accumulation": (1, 2),
     "partition": ("type:transformer|mlp", "uniform", "parameters"),
