@@ -208,7 +208,7 @@ def test_status_of_several_runs_is_one_question(desk: Desk) -> None:
     desk.program("squeue", "printf '11|RUNNING|None\n12|PENDING|Priority\n'")
     assert [run["state"] for run in desk("status", "12", "11", "--json").facts] == ["pending", "running"]
     assert [call for call in desk.calls if call.startswith("squeue")] == [
-        "squeue --noheader --states=all --jobs=12,11 --format=%i|%T|%r"
+        "squeue --noheader --states=all --jobs=12,11 --format=%i|%T|%r|%S"
     ]
     shown = desk("status", "my", "my.2").out.split("\n\n")
     assert [text.split()[1] for text in shown] == ["RUNNING", "PENDING"]

@@ -206,6 +206,12 @@ def test_without_a_job_id_it_is_said_what_was_printed(name: str, text: str) -> N
     [
         ("7|PENDING|Resources\n", JobStatus(JobState.PENDING, "PENDING", reason="Resources")),
         ("7|PENDING|None\n", JobStatus(JobState.PENDING, "PENDING")),
+        (
+            "7|PENDING|Priority|2026-11-22T03:10:00\n",
+            JobStatus(JobState.PENDING, "PENDING", reason="Priority, starts about 2026-11-22 03:10:00"),
+        ),
+        ("7|PENDING|Dependency|N/A\n", JobStatus(JobState.PENDING, "PENDING", reason="Dependency")),
+        ("7|RUNNING|None|2026-11-22T03:10:00\n", JobStatus(JobState.RUNNING, "RUNNING")),
         ("7|RUNNING|None\n", JobStatus(JobState.RUNNING, "RUNNING")),
         ("7|COMPLETED|0:0\n", JobStatus(JobState.DONE, "COMPLETED", 0)),
         ("7|FAILED|2:0\n", JobStatus(JobState.FAILED, "FAILED", 2)),

@@ -41,7 +41,7 @@ class JobStatus:
     exit_code: int | None = None
     """128 + the signal for a job that a signal ended."""
     reason: str = ""
-    """Why a pending job waits."""
+    """Why a pending job waits, and its expected start where that is told with it."""
 
 
 @dataclass(frozen=True)

@@ -171,16 +171,16 @@ class Slurm:
         its end.  sacct asks a database, which lags and can hang, so only for those."""
         jobs = f"--jobs={','.join(job_ids)}"
         return [
-            ["squeue", "--noheader", "--states=all", jobs, "--format=%i|%T|%r"],
+            ["squeue", "--noheader", "--states=all", jobs, "--format=%i|%T|%r|%S"],
             ["sacct", "--allocations", "--noheader", "--parsable2", jobs, "--format=JobID,State,ExitCode"],
         ]
 
     def parse_status(self, stdout: str) -> dict[str, JobStatus]:
-        found = (line.strip().split("|", 2) for line in stdout.splitlines() if line.count("|") >= 2)
+        found = (line.strip().split("|") for line in stdout.splitlines() if line.count("|") >= 2)
         jobs: dict[str, dict[int, JobStatus]] = {}
-        for job_id, word, detail in found:  # a requeued job: a line per attempt, newest last
+        for job_id, word, detail, *start in found:  # a requeued job: a line per attempt, newest last
             task = _TASK.search(job_id)
-            jobs.setdefault(job_id.partition("_")[0], {})[int(task[1]) if task else 0] = _status(word, detail)
+            jobs.setdefault(job_id.partition("_")[0], {})[int(task[1]) if task else 0] = _status(word, detail, *start)
         return {job_id: of_tasks([tasks[number] for number in sorted(tasks)]) for job_id, tasks in jobs.items()}
 
     def is_unknown_job(self, stderr: str) -> bool:
@@ -213,13 +213,17 @@ class Slurm:
         return unique_words(text)
 
 
-def _status(word: str, detail: str) -> JobStatus:
-    """Of squeue's state and reason, or of sacct's state and exit code."""
+def _status(word: str, detail: str, start: str = "N/A", *_: str) -> JobStatus:
+    """Of squeue's state, reason and expected start (what `squeue --start` shows), or of sacct's state and exit code."""
     state = STATES.get(word.split(" ")[0].rstrip("+"), JobState.UNKNOWN)  # "CANCELLED by 1000"
     if code := _EXIT_CODE.fullmatch(detail):
         status, signal = int(code[1]), int(code[2])
         return JobStatus(state, word, 128 + signal if signal else status)
-    return JobStatus(state, word, reason=detail if state is JobState.PENDING and detail != "None" else "")
+    if state is not JobState.PENDING:
+        return JobStatus(state, word)
+    waits = [detail] if detail != "None" else []
+    waits += [f"starts about {start.replace('T', ' ')}"] if start != "N/A" else []
+    return JobStatus(state, word, reason=", ".join(waits))
 
 
 def _clock(seconds: int) -> str:
