@@ -363,7 +363,7 @@ def connect_paramiko(host: str, terminal: Terminal, home: Path) -> Ssh:
         Unreachable: it does not answer.
     """
     logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)  # it would print tracebacks of its own
-    config = _read_config(home)
+    config = read_config(home)
     first = read_hop(config, host, home)
     through: list[Any] = []
     try:
@@ -376,7 +376,8 @@ def connect_paramiko(host: str, terminal: Terminal, home: Path) -> Ssh:
         raise
 
 
-def _read_config(home: Path) -> Any:
+def read_config(home: Path) -> Any:
+    """What ~/.ssh/config and the machine's own file say, with what they include."""
     import paramiko
 
     config = paramiko.SSHConfig()

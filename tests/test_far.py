@@ -16,7 +16,7 @@ import pytest
 from neox_hpc.errors import Failure, UserError
 from neox_hpc.far import FarMachine, Question, checksum, is_of_run, join, pack, read_news, script
 from neox_hpc.rundir import RunDir, keep_piece, known_part
-from neox_hpc.transport import Local, Lost, TimedOut, read_address, seal
+from neox_hpc.transport import Local, Lost, TimedOut, read_address, read_config, read_hop, seal
 
 FOLDER = Path(__file__).parents[1] / "neox_hpc" / "templates" / "far"
 SHELLS = (
@@ -300,3 +300,41 @@ def test_shellcheck_finds_nothing_in_what_is_run_there(name: str) -> None:
 def test_a_missing_program_is_looked_for_where_a_login_finds_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such program on PATH of there"):
         machine().ask(["no-such-program-xyz"], clean=dict, timeout_s=20)
+
+
+SSH_CONFIG = """\
+Include more.conf
+Host login
+  HostName login.lab.org
+  User me
+  Include ports/*
+Host behind
+  ProxyJump me@gate:2222, login
+  HostKeyAlias behind.lab.org
+  IdentityFile ~/.ssh/special
+  IdentitiesOnly yes
+  StrictHostKeyChecking accept-new
+  UserKnownHostsFile ~/.ssh/known_there /dev/null
+  ConnectTimeout 7
+Host *
+  User everybody
+"""
+
+
+def test_the_configuration_of_ssh_is_read_with_what_it_includes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ".ssh"
+    (folder / "ports").mkdir(parents=True)
+    (folder / "config").write_text(SSH_CONFIG)
+    (folder / "more.conf").write_text("Host included\n  ProxyCommand nc %h %p\n")
+    (folder / "ports" / "port").write_text("Port 2022\n")
+    config = read_config(tmp_path)
+    login, behind, included = (read_hop(config, name, tmp_path) for name in ("login", "behind", "included"))
+    assert (login.address, login.port, login.user, login.key_name) == ("login.lab.org", 2022, "me", "[login.lab.org]:2022")
+    assert login.known_hosts[0] == folder / "known_hosts" and login.unknown == "ask" and not login.identities_only
+    assert (behind.jumps, behind.user, behind.key_name) == (("me@gate:2222", "login"), "everybody", "behind.lab.org")
+    assert (behind.identities, behind.identities_only) == ((folder / "special",), True)
+    assert (behind.unknown, behind.known_hosts[0], behind.timeout_s) == ("accept-new", folder / "known_there", 7.0)
+    assert included.proxy_command == "nc included 22"
+    gate = read_hop(config, behind.jumps[0], tmp_path)
+    assert (gate.address, gate.port, gate.user) == ("gate", 2222, "me")

@@ -7,7 +7,6 @@ Changes when what the command line asks for does.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -167,13 +166,18 @@ def prepare(asked: Asked, *, cwd: Path, as_launched: AsLaunched | None = None) -
 
 def _far(asked: Asked, site: Site, user: UserSite) -> FarDesk | None:
     """The machine to submit at: of ``--host``; else of the user's file or the site's, where its scheduler is not on this one."""
-    submits = SCHEDULERS[site.scheduler].submit_argv(Path("job.sh"))[0]
-    text = asked.host if asked.host is not None else None if shutil.which(submits) else user.login or site.login
-    if text is None or text == THIS_MACHINE:
+    text = asked.host if asked.host is not None else user.login or site.login
+    if text is None or text == THIS_MACHINE or (asked.host is None and _has_program(site)):
         return None
     from neox_hpc.cli.far import desk_at
 
     return desk_at(text, asked, site)
+
+
+def _has_program(site: Site) -> bool:
+    import shutil
+
+    return shutil.which(SCHEDULERS[site.scheduler].submit_argv(Path("job.sh"))[0]) is not None
 
 
 def _prepare_at(

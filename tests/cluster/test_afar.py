@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from neox_hpc import far, follow
+from neox_hpc.transport import connect_paramiko
 from tests.cluster.login import Laptop, Login, obstacle, running_login, write_ssh_config
 from tests.cluster.slurm import REQUIRED
 from tests.desk import Desk, Said, desk
@@ -432,21 +433,76 @@ def test_a_line_that_falls_silent_in_the_middle_is_made_anew(afar: Afar, monkeyp
     assert said.code == 0 and len(afar.taken) == 1, said
 
 
-def test_a_wrong_code_without_a_terminal_or_with_one_is_told(afar: Afar) -> None:
-    afar.login.configure("keyboard-interactive")
+@pytest.mark.parametrize("method", ["keyboard-interactive", "password"])
+def test_a_wrong_code_or_password_is_told_and_a_right_one_lets_in(afar: Afar, method: str) -> None:
+    afar.login.configure(method, UsePAM="yes", PasswordAuthentication="yes")
+    desk, home = afar.desk, afar.desk.cwd / "laptop"
+    laptop = Laptop(home=home, cwd=desk.cwd, hidden=desk.programs, checkout=Path(__file__).parents[2])
+    home.mkdir()
+    write_ssh_config(home, {"login": afar.login})
     try:
-        desk, home = afar.desk, afar.desk.cwd / "laptop"
-        laptop = Laptop(home=home, cwd=desk.cwd, hidden=desk.programs, checkout=Path(__file__).parents[2])
-        home.mkdir()
-        write_ssh_config(laptop.home, {"login": afar.login})
         said = laptop("submit", *SITE, "--host", "login", "my.yml", answers=["1", "2", "3"]).said
         assert said.code == 2 and "refused what was typed (wrong, expired, or used before)" in said.err, said
         assert "nothing was sent" in said.err and afar.taken == []
         code = afar.login.add_code("4")
-        assert laptop("submit", *SITE, "--host", "login", "my.yml", answers=["9", code]).said.code == 0
+        typed = laptop("submit", *SITE, "--host", "login", "my.yml", answers=["9", code])
+        assert typed.said.code == 0 and "9" not in typed.terminal, typed
+        closed = afar("status")
+        assert closed.code == 2 and "is asked for, and there is no terminal" in afar.submit().err
     finally:
         afar.login.configure()
     assert len(afar.taken) == 1
+
+
+@dataclass
+class Typing:
+    """A person who has these answers."""
+
+    answers: list[str]
+
+    def secret(self, _prompt: str) -> str:
+        return self.answers.pop(0)
+
+    def confirm(self, _question: str) -> bool:
+        return self.answers.pop(0) == "yes"
+
+
+def test_keys_of_an_agent_and_keys_with_a_passphrase_let_in(afar: Afar, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Path(os.environ["HOME"])
+    key = home / "key"
+    key.write_bytes(afar.login.key.read_bytes())
+    key.chmod(0o600)
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", str(key)], check=True)
+    config = home / ".ssh" / "config"
+    config.write_text(config.read_text().replace(str(afar.login.key), str(key)))
+    person = Typing(["open sesame"])
+    connection = connect_paramiko("login", person, home)
+    assert connection.run("echo in", timeout_s=20).out == b"in\n" and person.answers == []
+    connection.close()
+    config.write_text(config.read_text().replace(str(key), str(home / "absent")))
+    socket = home / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
+        while not socket.exists():
+            time.sleep(0.01)
+        subprocess.run(["ssh-add", "-q", str(afar.login.key)], check=True)
+        connection = connect_paramiko("login", Typing([]), home)
+        assert connection.run("echo in", timeout_s=20).out == b"in\n"
+        connection.close()
+    finally:
+        agent.terminate()
+        agent.wait()
+
+
+def test_an_unknown_host_is_known_once_it_is_confirmed(afar: Afar) -> None:
+    home = Path(os.environ["HOME"])
+    known = home / ".ssh" / "known_hosts"
+    before = known.read_text()
+    known.write_text("")
+    connect_paramiko("login", Typing(["yes"]), home).close()
+    assert known.read_text().split() == before.split()
+    connect_paramiko("login", Typing([]), home).close()
 
 
 def test_the_login_of_the_users_file_is_the_default(afar: Afar, monkeypatch: pytest.MonkeyPatch) -> None:
