@@ -181,6 +181,12 @@ def test_a_submission_that_was_killed_is_unclear_and_is_not_repeated(tmp_path: P
     assert submit(machine(), run, sbatch(tmp_path)) == "unclear" and calls(tmp_path) == 1
 
 
+@pytest.mark.parametrize("signal", ["HUP", "INT", "TERM", "PIPE"])
+def test_what_is_begun_is_ended_though_its_session_goes(tmp_path: Path, signal: str) -> None:
+    said = submit(machine(), tmp_path / "my", sbatch(tmp_path, f"kill -{signal} $PPID; sleep 0.1; echo 4711"))
+    assert said == "answered 0 4711"
+
+
 def test_a_script_is_read_by_a_scheduler_that_wants_it_so(tmp_path: Path) -> None:
     argv = sbatch(tmp_path, "cat")
     outcome = machine().submit(str(tmp_path / "my"), "ours", pack(FILES, CODE), argv, dict, reads_script=True)
