@@ -14,11 +14,11 @@ INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-full test-gpu bench bench-train lint wheel clean
+.PHONY: help quickstart test test-full test-gpu bench bench-train cpu-adam lint wheel clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -n 3
-	@echo "also: test-full, test-gpu, bench, bench-train, lint, wheel, clean"
+	@echo "also: test-full, test-gpu, bench, bench-train, cpu-adam, lint, wheel, clean"
 
 quickstart: $(INSTALLED)
 	$(BIN)/neox-hpc quickstart
@@ -45,6 +45,10 @@ bench: $(INSTALLED)
 bench-train: $(TESTABLE)
 	$(PIP) --no-deps --requirement bench/requirements.txt
 	$(BIN)/python -m bench.train
+
+# DeepSpeed's Adam on the CPU, compiled for this processor: neox_hpc: {cpu_adam_op: .venv/cpu_adam.so}
+cpu-adam: $(INSTALLED)
+	$(BIN)/python -m model.engine.cpu_adam $(VENV)/cpu_adam.so
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .
