@@ -424,6 +424,15 @@ def test_a_launch_is_a_run_that_status_knows(desk: Desk, launcher: Any) -> None:
     assert "ended with exit status 3" in desk("logs", "runs/my").out
 
 
+def test_a_launch_is_a_run_that_can_be_explained(desk: Desk, launcher: Any) -> None:
+    launcher("mpirun")
+    launched(desk, "--launcher", "openmpi", "-H", "hosts")
+    said = desk("explain", "runs/my", "--json")
+    assert (said.code, said.err) == (0, "")  # not another script than the run's
+    script = (desk.cwd / "runs/my/job.sh").read_text()
+    assert "\n".join(row["text"] for row in said.facts) == script.rstrip("\n")
+
+
 # How it ends ------------------------------------------------------------------------------------------------------------------
 
 
