@@ -139,11 +139,11 @@ class FarDesk:
         )
 
     def make(self, prepared: Prepared) -> str:
-        """Write the run directory there, and submit nothing; returns its path."""
+        """Write the run directory there, and submit nothing; returns its place."""
         assert prepared.files is not None
         path, archive = str(prepared.path), pack(prepared.run_files, take_snapshot().files)
         self._check(path, self.machine.make(path, secrets.token_hex(8), archive), ())
-        return path
+        return f"{self.machine.host}:{path}"
 
     def keep(self, prepared: Prepared) -> RunDir:
         """The record of a submission that is about to be tried; that of one which broke, if it is the same."""

@@ -207,6 +207,25 @@ def test_a_log_is_followed_to_the_end_of_its_job(afar: Afar) -> None:
     assert said.code == 0 and said.out == "begins\nline 0\nline 1\nline 2\n" and said.err.endswith("my  DONE\n")
 
 
+def test_a_run_is_watched_to_its_end_and_its_curve_drawn(afar: Afar) -> None:
+    pytest.importorskip("matplotlib", reason="the extra plot: pip install -e '.[plot]'")
+    trains = """run=${2%/*}; mkdir "$run/logs/1"; i=0
+while [ $i -lt 3000 ]; do i=$((i + 1)); echo "{\\"step\\": $i, \\"loss\\": 2.5, \\"step_time_s\\": 0.1}"; done >"$run/metrics.jsonl"
+echo exit_status=0 >"$run/logs/1/outcome" """
+    afar.program("sbatch", f"{trains}\n{SBATCH}")
+    afar.program("squeue", "echo '4711|COMPLETED|None'")
+    said = afar.submit("--watch")
+    assert said.code == 0 and "step   3000/20" in said.out and "my  DONE" in said.out, said
+    drawn = afar("plot", "my", "--json").facts
+    assert [point[0] for point in drawn["curves"][0]["training"]] == list(range(1, 3001))
+
+
+def test_render_writes_there_and_submits_nothing(afar: Afar) -> None:
+    said = afar("render", *SITE, "--host", "login", "my.yml")
+    assert said.code == 0 and said.out == f"login:{afar.runs}/my\n"
+    assert (afar.runs / "my" / "job.sh").exists() and afar.taken == []
+
+
 def test_the_earliest_error_of_a_rank_is_shown(afar: Afar) -> None:
     assert afar.submit().code == 0
     attempt = afar.runs / "my" / "logs" / "1"
