@@ -382,6 +382,20 @@ def test_in_bf16_a_run_follows_one_rank_and_continues_bit_for_bit(
     assert curve(tmp_path / "cut") == pytest.approx(curve(tmp_path / "whole"), rel=1e-3 if name == "adam8bit" else 0, abs=0)
 
 
+@pytest.mark.parametrize(("ranks", "pipe"), [(2, 1), (4, 2)])
+def test_1_bit_adam_is_given_each_ranks_own_gradient_after_its_warm_up(
+    rank_pool: Callable[[int], RankPool], ranks: int, pipe: int
+) -> None:
+    keys = (
+        KEYS | keys_of("onebitadam", freeze_step=2) | {"pipe_parallel_size": pipe, "hidden_dropout": 0.0, "gradient_clipping": 0.0}
+    )
+    found = rank_pool(ranks).run("tests.model.cases_optimizers:gradients_by_step", keys, 4)
+    for stage in range(pipe):
+        one, other = (rest for place, *rest in found if place == stage)
+        assert [a == b for a, b in zip(one[0], other[0], strict=True)] == [True, True, False, False]
+        assert one[1] == other[1]
+
+
 def test_1_bit_adam_trains_on_two_ranks_and_two_stages_past_its_warm_up(
     tmp_path: Path, rank_pool: Callable[[int], RankPool]
 ) -> None:
