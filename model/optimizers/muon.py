@@ -27,7 +27,7 @@ class Muon(torch.optim.Optimizer):
         matrices, others = parts
         made: list[torch.optim.Optimizer] = []
         if matrices:
-            made.append(torch.optim.Muon(matrices, lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw"))
+            made.append(_Matrices(matrices, lr=lr, momentum=momentum))
         if others:
             made.append(torch.optim.AdamW(others, lr=lr, betas=betas, eps=eps, fused=True))
         super().__init__([group for one in made for group in one.param_groups], {"lr": lr})
@@ -57,9 +57,27 @@ class Muon(torch.optim.Optimizer):
         """Nothing: what was unpacked are the states themselves."""
 
 
+class _Matrices(torch.optim.Muon):
+    """torch's, which knows single matrices only; here several of one shape may stand behind each other (a gated MLP's)."""
+
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float) -> None:
+        one = [nn.Parameter(torch.empty(1, 1))]
+        theirs = torch.optim.Muon(one, lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw").defaults
+        torch.optim.Optimizer.__init__(self, groups, theirs)  # not Muon's own, which counts dimensions
+
+    def _init_group(self, group: Any, params: list[Tensor], grads: list[Tensor], buffers: list[Tensor]) -> bool:
+        """The matrices of a group with their gradients and momenta, each a view."""
+        for weight in group["params"]:
+            if weight.grad is not None:
+                momentum = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight.grad))
+                for found, whole in ((params, weight), (grads, weight.grad), (buffers, momentum)):
+                    found += whole.view(-1, *weight.shape[-2:]).unbind()
+        return False
+
+
 def _chosen(group: dict[str, Any], matrix: bool) -> list[nn.Parameter]:
     return [weight for weight in group["params"] if _is_hidden_matrix(weight) == matrix]
 
 
 def _is_hidden_matrix(weight: Tensor) -> bool:
-    return weight.dim() == 2 and getattr(weight, "global_name", "layers.").startswith("layers.")
+    return weight.dim() > 1 and getattr(weight, "global_name", "layers.").startswith("layers.")

@@ -445,8 +445,22 @@ def test_muon_is_refused_where_tensor_ranks_cut_matrices() -> None:
     assert "tensor parallelism cuts them / write model_parallel_size: 1" in found
 
 
-def test_muon_leaves_embedding_head_norms_and_biases_to_adamw() -> None:
-    network = GPT(RunConfig.from_keys(KEYS), 512)
+def test_muon_takes_the_two_matrices_of_a_gated_mlp_each_by_itself() -> None:
+    pair = nn.Parameter(torch.randn(2, 24, 16))
+    alone = [nn.Parameter(matrix.clone()) for matrix in pair.detach()]
+    together, apart = (make_optimizer(config("muon"), weights) for weights in ([pair], alone))
+    for _ in range(3):
+        pair.grad = torch.randn(pair.shape) * torch.tensor([1.0, 30.0])[:, None, None]
+        for weight, gradient in zip(alone, pair.grad, strict=True):
+            weight.grad = gradient.clone()
+        together.step()
+        apart.step()
+    torch.testing.assert_close(pair.detach(), torch.stack([weight.detach() for weight in alone]))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_muon_leaves_embedding_head_norms_and_biases_to_adamw(activation: str) -> None:
+    network = GPT(RunConfig.from_keys(KEYS | {"activation": activation}), 512)
     made = make_optimizer(config("muon"), network.parameters())
     for weight in network.parameters():
         weight.grad = torch.ones_like(weight)
