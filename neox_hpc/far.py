@@ -269,7 +269,7 @@ class FarMachine:
         for pause_s in (*PAUSES_S, None):
             try:
                 if self._connection is None:
-                    self._connection = self.connect()
+                    self._connection = self._log_in()
                 return self._connection.run(script(name), args, stdin=stdin, timeout_s=timeout_s)
             except (Lost, Unreachable) as error:
                 first = self._hello is None and isinstance(error, Unreachable)  # it never answered: its user is told at once
@@ -278,6 +278,15 @@ class FarMachine:
                     raise
                 self.sleep(pause_s)
         raise AssertionError
+
+    def _log_in(self) -> Connection:
+        """Once something was asked, who is not let in again does not know what has become of it."""
+        try:
+            return self.connect()
+        except UserError as error:
+            if self._hello is None:
+                raise
+            raise Failure(f"{self.host}: the connection broke, and another cannot be made: {error}") from None
 
 
 def _from(run: RunDir, name: str, wanted: int | str) -> str:

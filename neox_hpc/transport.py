@@ -376,8 +376,25 @@ def connect_paramiko(host: str, terminal: Terminal, home: Path) -> Ssh:
         raise
 
 
+@contextlib.contextmanager
+def _reading_config() -> Iterator[None]:
+    """What it holds is the user's, and ssh may know more of it than paramiko does."""
+    import paramiko
+
+    try:
+        yield
+    except (paramiko.SSHException, ValueError, ImportError) as error:  # ImportError: `Match exec` wants another package
+        fix = "mend it, or write --ssh openssh, whose ssh reads it itself"
+        raise UserError(Problem("~/.ssh/config", f"cannot be read: {error}", fix)) from None
+
+
+@_reading_config()
 def read_config(home: Path) -> Any:
-    """What ~/.ssh/config and the machine's own file say, with what they include."""
+    """What ~/.ssh/config and the machine's own file say, with what they include.
+
+    Raises:
+        UserError: they cannot be read.
+    """
     import paramiko
 
     config = paramiko.SSHConfig()
@@ -406,8 +423,13 @@ def _included(path: Path, home: Path, depth: int) -> list[str]:
     return lines
 
 
+@_reading_config()
 def read_hop(config: Any, text: str, home: Path) -> Hop:
-    """What ``user@host`` or ``user@host:port`` means."""
+    """What ``user@host`` or ``user@host:port`` means.
+
+    Raises:
+        UserError: the configuration says of it what cannot be.
+    """
     import getpass
 
     user, at, place = text.rpartition("@")
@@ -450,14 +472,15 @@ def _open(hop: Hop, through: Sequence[Any], terminal: Terminal) -> Any:
     transport.banner_timeout = transport.handshake_timeout = hop.timeout_s
     transport.auth_timeout = LOGIN_TIMEOUT_S
     try:
-        known = _known_keys(hop)
+        known, revoked = known_keys(hop)
         if known:  # those first: a host has several, and any other one would look like a change
             options = transport.get_security_options()
-            wanted = [kind for key in known for kind in (("rsa-sha2-512", "rsa-sha2-256") if key == "ssh-rsa" else (key,))]
+            names = dict.fromkeys(key.get_name() for key in known)
+            wanted = [kind for name in names for kind in (("rsa-sha2-512", "rsa-sha2-256") if name == "ssh-rsa" else (name,))]
             kinds = list(options.key_types)
             options.key_types = [kind for kind in wanted if kind in kinds] + [kind for kind in kinds if kind not in wanted]
         transport.start_client(timeout=hop.timeout_s)
-        _check_key(hop, known, transport.get_remote_server_key(), terminal)
+        check_key(hop, known, revoked, transport.get_remote_server_key(), terminal)
         transport.set_keepalive(KEEPALIVE_S)
         _log_in(hop, transport, terminal)
     except (paramiko.SSHException, EOFError, OSError) as error:
@@ -483,33 +506,55 @@ def _socket(hop: Hop, before: Any) -> Any:
         if hop.proxy_command is not None:
             return paramiko.ProxyCommand(hop.proxy_command)
         return socket.create_connection((hop.address, hop.port), timeout=hop.timeout_s)
-    except (paramiko.SSHException, OSError) as error:
+    except (paramiko.SSHException, OSError, ValueError, OverflowError) as error:  # no name that there can be, no port
         fix = f"see whether `ssh {hop.name}` works; its address and port can stand in ~/.ssh/config"
         raise Unreachable(f"{hop.name}: {hop.address} port {hop.port}: {_why(error)}\n  fix: {fix}") from None
 
 
-def _known_keys(hop: Hop) -> dict[str, Any]:
-    """Kind -> key of the host, as it was seen before."""
+def known_keys(hop: Hop) -> tuple[list[Any], list[Any]]:
+    """The host's keys, as they were seen before, and those that are revoked; of what cannot be read here (authorities), none.
+
+    Several of one kind are right: those of the login nodes that share a name.
+    """
+    import paramiko
+    from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
+
+    known: list[Any] = []
+    revoked: list[Any] = []
+    for path in hop.known_hosts:
+        with contextlib.suppress(OSError):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                marker, _, rest = line.strip().partition(" ") if line.lstrip().startswith("@") else ("", "", line.strip())
+                if marker not in ("", "@revoked"):
+                    continue
+                with contextlib.suppress(paramiko.SSHException, InvalidHostKey, ValueError):
+                    entry = HostKeyEntry.from_line(rest.strip())
+                    if entry is not None and _is_of(hop, entry):
+                        (revoked if marker else known).append(entry.key)
+    return known, revoked
+
+
+def _is_of(hop: Hop, entry: Any) -> bool:
+    """Whether a line of known_hosts names the host; names may be hashed."""
     import paramiko
 
-    found: dict[str, Any] = {}
-    for path in hop.known_hosts:
-        keys = paramiko.HostKeys()
-        with contextlib.suppress(OSError):
-            keys.load(str(path))
-        for kind, key in (keys.lookup(hop.key_name) or {}).items():
-            found.setdefault(kind, key)
-    return found
+    names = paramiko.HostKeys()
+    for name in entry.hostnames:
+        names.add(name, entry.key.get_name(), entry.key)
+    return names.lookup(hop.key_name) is not None
 
 
-def _check_key(hop: Hop, known: Mapping[str, Any], key: Any, terminal: Terminal) -> None:
+def check_key(hop: Hop, known: Sequence[Any], revoked: Sequence[Any], key: Any, terminal: Terminal) -> None:
     """Whether it is the host that it was; a new one is confirmed by who knows its fingerprint, and then kept.
 
     Raises:
         UserError: it is not, or was not.
     """
     kind, print_ = key.get_name(), _fingerprint(key)
-    if known and known.get(kind) != key:
+    if key in revoked:
+        fix = "ask the site for its new key; the line with @revoked in known_hosts stays"
+        raise UserError(Problem(hop.name, f"its host key is revoked: {kind} {print_}. Somebody may listen", fix))
+    if known and key not in known:
         wrong = f"its host key is not the known one: it has now {kind} {print_}. Somebody listens, or it was set up anew"
         fix = f"ask the site; only if it confirms the new key: ssh-keygen -R {shlex.quote(hop.key_name)}, and log in again"
         raise UserError(Problem(hop.name, wrong, fix))

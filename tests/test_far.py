@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import shutil
 import subprocess
 import tarfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import paramiko
 import pytest
 
-from neox_hpc.errors import Failure, UserError
+from neox_hpc import far as far_module
+from neox_hpc.cli import far as cli_far
+from neox_hpc.cli import run_command_line
+from neox_hpc.cli.far import OnTerminal
+from neox_hpc.cli.prepare import Prepared
+from neox_hpc.errors import Failure, Problem, UserError
 from neox_hpc.far import FarMachine, Question, checksum, is_of_run, join, pack, read_news, script
 from neox_hpc.rundir import RunDir, keep_piece, known_part
-from neox_hpc.transport import Local, Lost, TimedOut, read_address, read_config, read_hop, seal
+from neox_hpc.transport import (
+    CONNECT,
+    Connection,
+    Local,
+    Lost,
+    Said,
+    TimedOut,
+    check_key,
+    connect_paramiko,
+    known_keys,
+    read_address,
+    read_config,
+    read_hop,
+    seal,
+)
+from tests.desk import Desk, desk
+
+__all__ = ["desk"]
 
 FOLDER = Path(__file__).parents[1] / "neox_hpc" / "templates" / "far"
 SHELLS = (
@@ -344,3 +369,124 @@ def test_the_configuration_of_ssh_is_read_with_what_it_includes(tmp_path: Path, 
     assert included.proxy_command == "nc included 22"
     gate = read_hop(config, behind.jumps[0], tmp_path)
     assert (gate.address, gate.port, gate.user) == ("gate", 2222, "me")
+
+
+SUBMIT = (
+    "submit",
+    "-s",
+    "slurm",
+    "--site-set",
+    "node.gpus=4",
+    "--site-set",
+    "software.python=/bin/sh",
+    "--host",
+    "there",
+    "my.yml",
+)
+
+
+@dataclass
+class Interrupted:
+    """This machine; something comes between the end of a submission over there and its answer."""
+
+    after: Callable[[], object]
+
+    def run(self, text: str, args: Sequence[str] = (), *, stdin: bytes = b"", timeout_s: float) -> Said:
+        said = Local().run(text, args, stdin=stdin, timeout_s=timeout_s)
+        if text == script("submit"):
+            self.after()
+        return said
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+def breaks() -> None:
+    raise Lost("there: the connection broke")
+
+
+def logins(monkeypatch: pytest.MonkeyPatch, *ways: Connection | Exception) -> None:
+    """What becomes of the next log-ins."""
+    left = list(ways)
+
+    def connect(*_: object) -> Connection:
+        way = left.pop(0) if left else Local()
+        if isinstance(way, Exception):
+            raise way
+        return way
+
+    monkeypatch.setitem(CONNECT, "paramiko", connect)
+    monkeypatch.setattr(far_module, "PAUSES_S", (0.0,))
+
+
+def test_a_job_is_not_submitted_twice_by_who_is_not_let_in_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.program("sbatch", "echo 4711")
+    logins(monkeypatch, Interrupted(after=breaks), UserError(Problem("there", "does not let me in: it has refused the code")))
+    said = desk(*SUBMIT)
+    assert said.code == 1 and "it has refused the code" in said.err and "the same command again" in said.err, said
+    again = desk(*SUBMIT)
+    assert again.code == 0 and "my  job 4711" in again.out, again
+    assert len(desk.calls) == 1 and [path.name for path in (desk.cwd / "runs").iterdir()] == ["my"]
+
+
+def test_of_two_configurations_at_once_neither_is_lost(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.program("sbatch", "echo 4711")
+    keep = cli_far.FarDesk.keep
+    inner: list[int] = []
+
+    def after_another(self: cli_far.FarDesk, prepared: Prepared) -> RunDir:
+        if not inner:
+            inner.append(0)
+            inner.append(run_command_line([*SUBMIT, "--set", "train_iters=22"]))
+        return keep(self, prepared)
+
+    monkeypatch.setattr(cli_far.FarDesk, "keep", after_another)
+    logins(monkeypatch)
+    said = desk(*SUBMIT, "--set", "train_iters=21")
+    assert inner == [0, 0] and said.code == 2 and "has come to be in the meantime" in said.err and "submit again" in said.err, said
+    assert desk(*SUBMIT, "--set", "train_iters=21").code == 0
+    assert len(desk.calls) == 2 and sorted(path.name for path in (desk.cwd / "runs").iterdir()) == ["my", "my.2"]
+
+
+HOST_KEY = "AAAAC3NzaC1lZDI1NTE5AAAAIJ1vYj0QyqGm6gXrBm3WkA5nq0aB8hYkGq7kq9yq2o0F"
+OTHER_KEY = "AAAAC3NzaC1lZDI1NTE5AAAAIHxH7yHB8GvJTCO8n5MXAQtpiLbi8sD0JNOO7dWFJcP1"
+
+
+def key_of(text: str) -> paramiko.PKey:
+    return paramiko.PKey.from_type_string("ssh-ed25519", base64.b64decode(text))
+
+
+@pytest.mark.parametrize(
+    ("known_hosts", "wrong"),
+    [
+        (f"@cert-authority *.org {OTHER_KEY}\nlogin ssh-ed25519 {HOST_KEY}\n", ""),
+        (f"login ssh-ed25519 AAAAC3NzaC1lZDI1NTE5\nlogin ssh-ed25519 a\nx\nlogin ssh-ed25519 {HOST_KEY}\n", ""),
+        (f"# \xff\nlogin ssh-ed25519 {HOST_KEY}\n", ""),
+        (f"login ssh-ed25519 {OTHER_KEY}\nlogin,login2 ssh-ed25519 {HOST_KEY}\n", ""),
+        (f"@revoked login ssh-ed25519 {HOST_KEY}\nlogin ssh-ed25519 {HOST_KEY}\n", "its host key is revoked"),
+        (f"@revoked login ssh-ed25519 {HOST_KEY}\n", "its host key is revoked"),
+        (f"login ssh-ed25519 {OTHER_KEY}\n", "its host key is not the known one"),
+        (f"@cert-authority login ssh-ed25519 {HOST_KEY}\n", "its host key is not known here"),
+    ],
+    ids=["authority", "damaged", "no UTF-8", "two log-in nodes", "revoked", "only revoked", "changed", "only authority"],
+)
+def test_known_hosts_is_read_as_ssh_reads_it(tmp_path: Path, known_hosts: str, wrong: str) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text("Host login\n  GlobalKnownHostsFile none\n")
+    (tmp_path / ".ssh" / "known_hosts").write_bytes(known_hosts.encode("latin-1"))
+    hop = read_hop(read_config(tmp_path), "login", tmp_path)
+    if not wrong:
+        check_key(hop, *known_keys(hop), key_of(HOST_KEY), OnTerminal())
+        return
+    with pytest.raises(UserError, match=wrong):
+        check_key(hop, *known_keys(hop), key_of(HOST_KEY), OnTerminal())
+
+
+@pytest.mark.parametrize(
+    "line", ["Port ssh", "Include 'more", "Match tagged x", "no-value", "HostName a..b", "Port 99999", "ProxyCommand 'nc"]
+)
+def test_what_is_wrong_in_the_configuration_of_ssh_is_told(tmp_path: Path, line: str) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text(f"Host login\n{line}\n")
+    with pytest.raises((UserError, Failure), match=r"~/.ssh/config"):
+        connect_paramiko("login", OnTerminal(), tmp_path)

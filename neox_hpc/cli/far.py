@@ -107,10 +107,8 @@ class FarDesk:
             record = self.record(path)
             if record is None and posixpath.basename(path) not in there:
                 return prepare(path)
-            if record is not None and record.receipt is None:
-                prepared = prepare(path)
-                if prepared.files is not None and record.far is not None and record.far.digest == digest_of(prepared.files):
-                    return prepared
+            if record is not None and record.receipt is None and _is_unfinished(record, prepared := prepare(path)):
+                return prepared
             if self.run_id is not None:
                 fix = "choose another --run-id, or remove that directory"
                 raise UserError(
@@ -146,9 +144,25 @@ class FarDesk:
         return f"{self.machine.host}:{path}"
 
     def keep(self, prepared: Prepared) -> RunDir:
-        """The record of a submission that is about to be tried; that of one which broke, if it is the same."""
+        """The record of a submission that is about to be tried; that of one which broke, if it is the same.
+
+        Raises:
+            UserError: another submission from this machine was faster.
+        """
         path = str(prepared.path)
-        return self.record(path) or self._keep(prepared)
+        try:
+            return self._keep(prepared)
+        except UserError:
+            record = self.record(path)
+            if record is None:
+                raise
+        if not _is_unfinished(record, prepared):
+            raise UserError(self._taken(path))
+        return record
+
+    def _taken(self, path: str) -> Problem:
+        wrong = "has come to be in the meantime; it is never written twice"
+        return Problem(f"{self.machine.host}:{path}", wrong, "submit again")
 
     def submit(self, prepared: Prepared, run: RunDir) -> Receipt:
         """Steps 6 to 8, over there.  A connection that breaks is made anew; a command that ends before it knows is called again.
@@ -235,12 +249,19 @@ class FarDesk:
             fix = "mend what it names, and submit again: nothing is queued and no file was kept"
             raise UserError(Problem(shlex.join(argv), f"exit status {outcome.words}: {words}", fix))
         if outcome.kind == "taken":
-            raise UserError(Problem(place, "has come to be in the meantime; it is never written twice", "submit again"))
+            raise UserError(self._taken(path))
         if outcome.kind == "failed":
             fix = "nothing is queued and no file was kept; give a directory that you may write with --output-dir"
             raise UserError(Problem(place, f"the run directory cannot be written: {outcome.words}", fix))
         advice = f"a submission of {place} was begun and has left no answer: look for it in the queue"
         raise Unclear(f"{advice}\n  fix: if there is no such job, remove {path}/submitted.lock there, and submit again")
+
+
+def _is_unfinished(record: RunDir, prepared: Prepared) -> bool:
+    """Whether it is the record of this very submission, which broke."""
+    if record.receipt is not None or record.far is None or prepared.files is None:
+        return False
+    return record.far.digest == digest_of(prepared.files)
 
 
 def digest_of(files: JobFiles) -> str:
