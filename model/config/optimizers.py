@@ -78,6 +78,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         keeps=MOMENTS,
         packed_bytes=2 + 2 * 4 / 256,  # and an fp32 number for every block of 256
         step="number",
+        rates_by_width="adam",
         package="bitsandbytes>=0.50",
     ),
     "cpu_adam": replace(TORCH_ADAM, make="model.engine.cpu_adam:make_cpu_adam", step="number", in_memory_of_node=True),

@@ -17,7 +17,7 @@ from model.config.keys import KeyProblem, Section, Status, reason_of, status_of,
 from model.config.kinds import NORMS
 from model.config.launch import Launch, RunTime
 from model.config.layout import BatchSizes, Layout, solve_batch
-from model.config.optimization import DeepSpeed, LearningRate, Optimization, Precision
+from model.config.optimization import NAMES, DeepSpeed, LearningRate, Optimization, Precision
 from model.config.optimizers import OPTIMIZERS, Optimizer
 from model.config.own import Own
 from model.config.post_training import PostTraining
@@ -251,7 +251,7 @@ def _recomputation(config: RunConfig) -> Iterator[KeyProblem]:
 
 def _maximal_update(config: RunConfig) -> Iterator[KeyProblem]:
     """Keys of muP that would change nothing, and what has no rule in it."""
-    keys, optimizer = config.maximal_update, config.optimization.optimizer.type
+    keys = config.maximal_update
     if not keys.use_mup:
         for key, field in MaximalUpdate.model_fields.items():
             if key != "soft_prompt_tuning" and getattr(keys, key) != field.default:
@@ -262,9 +262,10 @@ def _maximal_update(config: RunConfig) -> Iterator[KeyProblem]:
         yield KeyProblem(key="use_mup", wrong="is relative to base shapes, and base_shapes_file is not given", fix=fix)
     if keys.save_base_shapes and keys.coord_check:
         yield KeyProblem(key="save_base_shapes", wrong="and coord_check are two things to do instead of training", fix="remove one")
-    if optimizer not in MUP_OPTIMIZERS:
-        fix = f"write one of {', '.join(MUP_OPTIMIZERS)}"
-        yield KeyProblem(key="optimizer.type", wrong=f"muP has no rule for the learning rates of {optimizer}", fix=fix)
+    if config.optimizer.rates_by_width is None:
+        fix = f"write one of {', '.join(name for name in NAMES if OPTIMIZERS[name].rates_by_width)}"
+        wrong = f"muP has no rule for the learning rates of {config.optimizer_name}"
+        yield KeyProblem(key="optimizer.type", wrong=wrong, fix=fix)
     if config.optimization.scheduler is not None:
         wrong = "DeepSpeed's schedule gives all parameters one learning rate, and muP gives them several"
         yield KeyProblem(key="scheduler", wrong=wrong, fix="remove it, or use_mup")
@@ -276,9 +277,6 @@ def _maximal_update(config: RunConfig) -> Iterator[KeyProblem]:
     if keys.mup_rp_embedding_mult != 1 and config.architecture.pos_emb not in ("learned", "sinusoidal"):
         wrong = f"multiplies learned and sinusoidal positions, and pos_emb is {config.architecture.pos_emb}"
         yield KeyProblem(key="mup_rp_embedding_mult", wrong=wrong, fix="remove it")
-
-
-MUP_OPTIMIZERS = tuple(name for name, kind in OPTIMIZERS.items() if kind.rates_by_width)
 
 
 def _optimizer(config: RunConfig) -> Iterator[KeyProblem]:

@@ -23,7 +23,7 @@ from model.gpt import GPT
 from model.mup import BaseShapes, rate_factor, split_by_width
 from model.mup_base import base_shapes_of, read_base_shapes, write_base_shapes
 from model.mup_check import STEPS, check_coordinates, slopes, widths
-from model.optim import parameter_groups
+from model.optim import make_optimizer, parameter_groups
 from model.parallel.parameters import global_parameters
 from model.ranks import Ranks
 from tests.model.grid.comparison import differences
@@ -97,6 +97,16 @@ def test_groups_keep_their_parameters_and_what_a_step_decays() -> None:
         (len(whole[1]["params"]), None, 0.0),
     ]
     assert {id(p) for group in split for p in group["params"]} == {id(p) for p in wide.parameters()}
+
+
+def test_rates_of_moments_in_8_bits_are_adam_s() -> None:
+    pytest.importorskip("bitsandbytes", reason="pip install 'bitsandbytes>=0.50'")
+
+    def rates(**keys: Any) -> list[Any]:
+        made = make_optimizer(small_config(**WIDE | keys), network().parameters())
+        return [(group.get("lr_scale"), group["weight_decay"]) for group in made.param_groups]
+
+    assert rates(use_bnb_optimizer=True) == rates() == [(None, 0.1), (0.25, 0.4), (None, 0.0)]
 
 
 def test_without_mup_groups_stay_as_they_are() -> None:
