@@ -68,7 +68,7 @@ def stage_activations(
     """The activations of the stage that holds ``layers`` (of embedding, blocks, final norm and head)."""
     shape = config.architecture
     sizes = _sizes(config, layout, batch)
-    blocks = len(range(max(layers.start, 1), min(layers.stop, shape.num_layers + 1)))
+    blocks = range(max(layers.start, 1), min(layers.stop, shape.num_layers + 1))
     last = layers.stop == shape.num_layers + 3
     kept, work = _kept_by_blocks(config, sizes, blocks, device)
     ends = 3 * 8 * shape.seq_length * batch.micro  # tokens, labels and the mask with its numbers in int64 or fp32
@@ -101,11 +101,13 @@ def _sizes(config: RunConfig, layout: Layout, batch: BatchSizes) -> _Sizes:
     )
 
 
-def _kept_by_blocks(config: RunConfig, sizes: _Sizes, blocks: int, device: Device) -> tuple[int, int]:
+def _kept_by_blocks(config: RunConfig, sizes: _Sizes, numbers: range, device: Device) -> tuple[int, int]:
     """What all blocks of a stage keep, and what one of them (or one group that is recomputed) works in."""
-    block, work = _block(config, sizes, device), _work(config, sizes, device)
+    blocks, scaled = len(numbers), bool(numbers) and _scaled(config, numbers[-1])
+    block, work = _block(config, sizes, device, scaled), _work(config, sizes, device, scaled)
     if config.recomputes != "full" or not blocks:
-        return blocks * block, work if blocks else 0
+        plain = sum(not _scaled(config, number) for number in numbers[:2])
+        return plain * _block(config, sizes, device, False) + (blocks - plain) * block, work if blocks else 0
     together, training = min(config.training.checkpoint_num_layers, blocks), config.training
     stored = sizes.residual // (
         sizes.tensor if training.partition_activations and training.deepspeed_activation_checkpointing else 1
@@ -113,14 +115,19 @@ def _kept_by_blocks(config: RunConfig, sizes: _Sizes, blocks: int, device: Devic
     return -(-blocks // together) * stored, together * block + work
 
 
-def _block(config: RunConfig, sizes: _Sizes, device: Device) -> int:
+def _scaled(config: RunConfig, number: int) -> bool:
+    """The scores of the block (the first has number 1) stay small until they are in fp32: those of all but the first two."""
+    return config.architecture.apply_query_key_layer_scaling and number > 2
+
+
+def _block(config: RunConfig, sizes: _Sizes, device: Device, scaled: bool) -> int:
     """Kept by one block (model/layers/block.py)."""
     shape = config.architecture
     norms = 1 if shape.gpt_j_residual and shape.gpt_j_tied else 2
     inputs = 1 if shape.gpt_j_residual else 2  # of the norms: both sit on the block's input when side by side
     total = (norms + inputs) * sizes.residual  # a norm's output is its linear layer's input
     total += norms * _norm(config, sizes.residual, sizes.rows, device)
-    total += _attention(config, sizes, device)
+    total += _attention(config, sizes, device, scaled)
     total += sizes.inner * _mlp(config)
     if shape.hidden_dropout:
         total += 2 * sizes.residual  # masks
@@ -147,7 +154,7 @@ def _mlp(config: RunConfig) -> int:
     return 3 if fused else shape.kept_by_activation
 
 
-def _attention(config: RunConfig, sizes: _Sizes, device: Device) -> int:
+def _attention(config: RunConfig, sizes: _Sizes, device: Device, scaled: bool) -> int:
     """Queries, keys and values after the rotation; what comes out; probabilities where they exist."""
     total = sizes.heads + 2 * sizes.keys + sizes.heads
     if config.architecture.kv_heads != config.architecture.num_attention_heads:
@@ -156,17 +163,19 @@ def _attention(config: RunConfig, sizes: _Sizes, device: Device) -> int:
         total += sizes.heads + 2 * sizes.keys  # all that was made, of which the norms see a part
         total += _norm(config, sizes.heads, sizes.rows * config.architecture.num_attention_heads // sizes.tensor, device)
         total += _norm(config, sizes.keys, sizes.rows * max(config.architecture.kv_heads, sizes.tensor) // sizes.tensor, device)
-    return total if config.recomputes == "selective" else total + _core(config, sizes, device)
+    return total if config.recomputes == "selective" else total + _core(config, sizes, device, scaled)
 
 
-def _core(config: RunConfig, sizes: _Sizes, device: Device) -> int:
+def _core(config: RunConfig, sizes: _Sizes, device: Device, scaled: bool) -> int:
     """What selective recomputation makes again: between queries, keys, values and what comes out."""
     shape = config.architecture
     if is_fused(config):
         # on a CPU it comes out head by head, and merging the heads copies
         return sizes.rows * shape.num_attention_heads // sizes.tensor + (sizes.heads if device == "cpu" else 0)
-    wide = shape.attention_softmax_in_fp32 and config.precision != "fp32"
-    total = 3 * sizes.scores + 2 * sizes.heads if wide else sizes.scores
+    total = sizes.scores
+    if config.precision != "fp32" and (scaled or shape.attention_softmax_in_fp32):
+        total += 2 * sizes.scores  # the softmax in fp32 beside its 16-bit copy
+        total += 0 if scaled else 2 * sizes.heads  # queries and keys in fp32
     return total + (2 * sizes.scores if shape.attention_dropout else 0)  # the mask, and what it leaves
 
 
@@ -176,7 +185,8 @@ def _masks(config: RunConfig, layout: Layout) -> int:
     pairs, heads = shape.seq_length**2, shape.num_attention_heads // layout.tensor
     kinds = {kind if kind in SPARSE else "all" for kind in shape.attention_kinds}
     if shape.positions.to_scores == "fixed":
-        return len(kinds) * pairs * (1 + heads * (4 if config.precision == "fp32" else 2))
+        wide = config.precision == "fp32" or shape.attention_softmax_in_fp32 or shape.apply_query_key_layer_scaling
+        return len(kinds) * pairs * (1 + heads * (4 if wide else 2))
     if shape.positions.to_scores == "learned":  # made in every layer again: the last one in fp32, and before its mask
         return pairs * (len(kinds) + 2 * 4 * heads)
     wide = shape.sliding_window_width is not None and shape.sliding_window_width + 1 < shape.seq_length
@@ -188,14 +198,17 @@ def is_fused(config: RunConfig) -> bool:
     """Attention is one kernel, so that its scores never exist."""
     if config.architecture.positions.to_scores == "learned":  # torch's fused attention has no gradient for what is added to scores
         return False
-    return config.architecture.scaled_upper_triang_masked_softmax_fusion or set(config.architecture.attention_kinds) <= FUSED_KINDS
+    shape = config.architecture
+    if set(shape.attention_kinds) <= FUSED_KINDS:
+        return True
+    return shape.scaled_upper_triang_masked_softmax_fusion and not shape.apply_query_key_layer_scaling
 
 
-def _work(config: RunConfig, sizes: _Sizes, device: Device) -> int:
+def _work(config: RunConfig, sizes: _Sizes, device: Device, scaled: bool) -> int:
     """While a block goes back: gradients of the stream, and of the MLP's activation, or of the scores and what made them."""
     scores = 0 if is_fused(config) else 2 * sizes.scores
     if config.recomputes == "selective":
-        scores += _core(config, sizes, device)
+        scores += _core(config, sizes, device, scaled)
     inner = sizes.inner * ((2 if config.recomputes == "selective" else 1) + (3 if config.architecture.gated else 0))
     return 2 * sizes.whole + max(inner, 3 * sizes.heads + scores)
 

@@ -125,6 +125,15 @@ def test_activations_of_a_block_are_the_tensors_that_autograd_keeps() -> None:
     assert two - one == block
 
 
+def test_scores_that_are_scaled_by_the_layer_exist_whether_or_not_fused_attention_is_asked_for() -> None:
+    keys = {"precision": "fp16", "apply_query_key_layer_scaling": True}
+    plain, asked = (
+        memory(Layout(world_size=1), scaled_upper_triang_masked_softmax_fusion=fused, **keys) for fused in (False, True)
+    )
+    assert asked == plain
+    assert memory(Layout(world_size=1), precision="fp16", scaled_upper_triang_masked_softmax_fusion=True).peak < plain.peak
+
+
 def test_chunks_of_logits_are_those_of_the_loss() -> None:
     pytest.importorskip("torch", reason="the loss needs torch: pip install -e '.[train]'")
     from model.parallel.loss import CHUNK_CPU, CHUNK_GPU  # needs the extra
@@ -206,8 +215,17 @@ TRAINED: dict[str, Any] = {
 }
 VOCABULARY = 3000
 BUCKETS = {"reduce_bucket_size": 300_000, "allgather_bucket_size": 300_000}
+WIDE_SCORES: dict[str, Any] = {
+    "precision": "bfloat16",
+    "scaled_upper_triang_masked_softmax_fusion": False,
+    "seq_length": 256,
+    "max_position_embeddings": 256,
+    "num_attention_heads": 8,
+}
 CELLS: dict[str, tuple[int, dict[str, Any]]] = {
     "scores": (2, {"scaled_upper_triang_masked_softmax_fusion": False, "gpt_j_residual": True, "attention_dropout": 0.1}),
+    "scores_fp32": (1, WIDE_SCORES | {"attention_softmax_in_fp32": True}),
+    "scores_by_layer": (1, WIDE_SCORES | {"apply_query_key_layer_scaling": True, "pos_emb": "alibi"}),
     "recomputed": (2, {"checkpoint_activations": True, "checkpoint_num_layers": 2, "train_micro_batch_size_per_gpu": 16}),
     "zero1_contiguous": (2, {"zero_optimization": {"stage": 1, "contiguous_gradients": True} | BUCKETS}),
     "zero2_accumulated": (2, {"zero_optimization": {"stage": 2} | BUCKETS, "gradient_accumulation_steps": 2}),
