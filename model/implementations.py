@@ -51,14 +51,9 @@ def _positions(name: str, kind: PositionEncoding) -> Row:
     return Row(
         operation="positions",
         name=name,
-        asked=lambda a, _: _told(a) == name and not (name == "rotary" and a.rope_fusion),
+        asked=lambda a, _: a.pos_emb == name and not (name == "rotary" and a.rope_fusion),
         code=_code(kind.make),
     )
-
-
-def _told(a: Architecture) -> str:
-    """How positions are told: not at all where no dimension of a head rotates."""
-    return "none" if a.pos_emb == "rotary" and a.rotary_dims == 0 else a.pos_emb
 
 
 def _window(config: RunConfig, groups: Groups) -> tuple[Pattern, ...]:
@@ -97,8 +92,12 @@ TABLE = (
         operation="attention",
         name="sdpa",
         asked=lambda a, kind: (
-            not a.apply_query_key_layer_scaling
-            and (kind == "flash" or (kind in ("global", *SPARSE) and a.scaled_upper_triang_masked_softmax_fusion))
+            kind == "flash"
+            or (
+                kind in ("global", *SPARSE)
+                and a.scaled_upper_triang_masked_softmax_fusion
+                and not a.apply_query_key_layer_scaling  # which asks for scores, and a flash layer has none to scale
+            )
         ),
         code=sdpa_attention,
     ),

@@ -79,15 +79,9 @@ class Sparsity(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Sparsity:
-        window = self.num_local_blocks or 4
         patterns = self.num_different_global_patterns
         if patterns > 1 and not self.different_layout_per_head:
             raise ValueError(f"num_different_global_patterns {patterns} is of different heads: add different_layout_per_head: true")
-        if patterns > 1 and patterns * self.num_global_blocks > window:
-            raise ValueError(
-                f"num_different_global_patterns {patterns} of num_global_blocks {self.num_global_blocks} do not fit in a window of "
-                f"{window} blocks (num_local_blocks)"
-            )
         ends = self.global_block_end_indices
         if ends is not None and len(ends) != len(self.global_block_indices):
             raise ValueError(
@@ -174,7 +168,7 @@ class Architecture(Section):
     layernorm_fusion: bool = planned(False, doc="Fused LayerNorm kernel instead of torch's.")
     pos_emb: PositionName = live("learned", doc="Position encoding.")
     rotary_pct: float = live(1.0, gt=0, le=1, doc="Share of each head's dimensions that rotate.")
-    rotary_emb_base: int = live(10000, ge=1, doc="Base of the rotary frequencies.")
+    rotary_emb_base: int = live(10000, ge=2, doc="Base of the rotary frequencies.")
     rotary_save_freqs_buffer: bool = live(
         False, doc="Rotary frequencies stand in the checkpoint; a run that continues from it with others is refused."
     )
@@ -254,6 +248,11 @@ class Architecture(Section):
         return self
 
     def _check_positions(self) -> None:
+        if self.pos_emb == "rotary" and self.rotary_dims == 0:
+            raise ValueError(
+                f"rotary_pct {self.rotary_pct:g} of a head's {self.head_size} dimensions is no pair that could rotate: write more, "
+                "or pos_emb: none"
+            )
         if self.pos_emb == "learned" and self.seq_length + self.opt_pos_emb_offset > self.max_position_embeddings:
             raise ValueError(
                 f"opt_pos_emb_offset {self.opt_pos_emb_offset}: the last of {self.seq_length} tokens (seq_length) needs row "
@@ -267,11 +266,18 @@ class Architecture(Section):
             )
 
     def _check_sparsity(self) -> None:
-        kinds = set(self.attention_kinds)
-        if self.sparsity_config is None or not kinds & set(SPARSE):
+        kinds, keys = set(self.attention_kinds), self.sparsity_config
+        if keys is None or not kinds & set(SPARSE):
             return
+        window, patterns = keys.num_local_blocks or 4, keys.num_different_global_patterns
+        if "sparse_fixed" in kinds and patterns * keys.num_global_blocks > window:
+            times = f"num_different_global_patterns {patterns} x " if patterns > 1 else ""
+            raise ValueError(
+                f"sparsity_config: {times}num_global_blocks {keys.num_global_blocks} does not fit in sparse_fixed's window of "
+                f"{window} blocks (num_local_blocks)"
+            )
         for key, shaped in READ_BY.items():
-            if getattr(self.sparsity_config, key) != Sparsity.model_fields[key].default and not kinds & shaped:
+            if getattr(keys, key) != Sparsity.model_fields[key].default and not kinds & shaped:
                 raise ValueError(
                     f"sparsity_config: {key} is for {', '.join(sorted(shaped))}, and no layer is of these kinds: remove it"
                 )

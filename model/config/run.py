@@ -411,11 +411,14 @@ def expand_attention(value: Any, num_layers: Any, *, layers_known: Any = True) -
     Raises:
         ValueError: the patterns and num_layers do not fit.
     """
-    if not isinstance(value, (list, tuple)) or all(isinstance(entry, str) for entry in value):
+    if not isinstance(value, (list, tuple)):
+        kind = value if value in ATTENTION_KINDS else "global"
+        raise ValueError(f"expected a list, got {_shown(value)}: write [[[{kind}], all]]")
+    if all(isinstance(entry, str) for entry in value):
         return value
     flat: list[str] = []
     for entry in value:
-        if not (isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], (list, tuple))):
+        if not (isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], (list, tuple)) and entry[0]):
             raise ValueError(f"{entry!r} is no pattern: write [[[kind, ...], times], ...], e.g. [[[flash], 12]]")
         kinds, times = entry
         if times == "all" and not layers_known:
@@ -518,6 +521,8 @@ def _problem(section: type[Section], details: ErrorDetails) -> KeyProblem:
     """Pydantic's error in our words: which key, what it should be, what it was."""
     location = ".".join(str(part) for part in details["loc"] if not str(part).startswith(("literal[", "tuple[", "constrained-")))
     kind, value = details["type"], details["input"]
+    if kind == "missing" and isinstance(details["loc"][-1], int):  # pydantic names each place of a tuple that is not filled
+        return KeyProblem(key=location.rpartition(".")[0], wrong=f"expected more values, got {_shown(value)}")
     if kind == "missing":
         return KeyProblem(key=location, wrong="is required and absent", fix=f"add {location}: {_example(section, location)}")
     if kind == "extra_forbidden":

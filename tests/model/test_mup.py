@@ -33,7 +33,7 @@ from tests.model.options.option import NETWORK
 from tests.model.options.reference import ClosedForm
 from tests.ranks import RankPool
 
-BASE: dict[str, Any] = {"use_mup": True, "base_shapes_file": "unused", "hidden_size": 8}
+BASE: dict[str, Any] = {"use_mup": True, "base_shapes_file": "unused", "hidden_size": 8, "rotary_pct": 1.0}
 """Four heads of two dimensions."""
 WIDE = BASE | {"hidden_size": 32}
 
@@ -129,7 +129,7 @@ def test_first_weights_have_the_base_s_deviation_but_for_hidden_matrices(method:
 
 
 def test_at_the_base_s_width_all_is_as_without_mup() -> None:
-    plain, ours = GPT(small_config(), VOCAB), GPT(small_config(**WIDE), VOCAB, base=base_of(hidden_size=32))
+    plain, ours = GPT(small_config(rotary_pct=1.0), VOCAB), GPT(small_config(**WIDE), VOCAB, base=base_of(hidden_size=32))
     for one in (plain, ours):
         one(small_batch()).backward()
     for p, q in zip(global_parameters(plain), global_parameters(ours), strict=True):
@@ -319,7 +319,8 @@ def test_widths_go_from_the_base_s_to_the_configuration_s() -> None:
 def test_a_run_writes_the_coordinates_and_says_how_they_grow(tmp_path: Path, two_ranks: RankPool) -> None:
     from tests.model.tiny import write_tiny_run
 
-    run_file = write_tiny_run(tmp_path / "run", use_mup=True, coord_check=True, num_layers=1, hidden_size=16, save=None)
+    keys: dict[str, Any] = {"num_layers": 1, "hidden_size": 16, "rotary_pct": 1.0, "save": None}
+    run_file = write_tiny_run(tmp_path / "run", use_mup=True, coord_check=True, **keys)
     two_ranks.run("tests.model.cases_training:train", run_file)
     points = json.loads((tmp_path / "run" / "coordinates.json").read_text())["coordinates"]
     assert len(points) == 2 * 4 * STEPS * 5

@@ -69,6 +69,16 @@ def test_attention_patterns_expand_to_one_kind_per_layer(pattern: Any, kinds: tu
 def test_attention_patterns_that_do_not_fit_the_layers_are_refused() -> None:
     assert "num_layers is 2" in problems_of(attention_config=[[["flash"], 3]])["attention_config"]
     assert "no pattern" in problems_of(attention_config=[["flash", 2]])["attention_config"]
+    assert "no pattern" in problems_of(attention_config=[[[], "all"]])["attention_config"]
+
+
+@pytest.mark.parametrize(("value", "write"), [("flash", "flash"), ("flsh", "global"), (2, "global"), ({"flash": 2}, "global")])
+def test_attention_that_is_no_list_is_one_problem(value: Any, write: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        RunConfig.from_keys(SMALL | {"attention_config": value})
+    (problem,) = refused.value.problems
+    assert problem.key == "attention_config"
+    assert problem.wrong.startswith("expected a list, got") and problem.wrong.endswith(f": write [[[{write}], all]]")
 
 
 @pytest.mark.parametrize(
@@ -193,6 +203,8 @@ APART = {"different_layout_per_head": True}
         ({"max_position_embeddings": 16}, "max_position_embeddings"),
         ({"pos_emb": "learned", "opt_pos_emb_offset": 2}, "opt_pos_emb_offset"),
         ({"pos_emb": "rpe", "rpe_max_distance": 16}, "rpe_max_distance"),
+        ({"pos_emb": "rotary", "rotary_pct": 0.05}, "rotary_pct"),
+        ({"pos_emb": "rotary", "rotary_emb_base": 1}, "rotary_emb_base"),  # whose logarithm yarn divides by
         ({"pos_emb": "alibi", "neox_hpc": {"rope_scaling": {"rope_type": "linear", "factor": 2}}}, "neox_hpc.rope_scaling"),
         ({"neox_hpc": {"rope_scaling": {"rope_type": "yarn", "factor": 2}}}, "neox_hpc.rope_scaling"),
         ({"neox_hpc": {"rope_scaling": {"rope_type": "linear", "factor": 2, "beta_fast": 3}}}, "neox_hpc.rope_scaling"),
@@ -200,12 +212,20 @@ APART = {"different_layout_per_head": True}
         (LOCAL | {"sparsity_config": {"block": 8, "num_locl_blocks": 4}}, "sparsity_config.num_locl_blocks"),
         (FIXED | {"sparsity_config": {"num_different_global_patterns": 2}}, "sparsity_config"),
         (FIXED | {"sparsity_config": {"num_different_global_patterns": 5} | APART}, "sparsity_config"),
+        (FIXED | {"sparsity_config": {"num_global_blocks": 9}}, "sparsity_config"),  # all would see all
         (LONG | {"sparsity_config": {"global_block_end_indices": [1, 2]}}, "sparsity_config"),
         (LONG | {"sparsity_config": {"global_block_end_indices": [0]}}, "sparsity_config"),
     ],
 )
 def test_rules_between_keys(keys: dict[str, Any], key: str) -> None:
     assert set(problems_of(**keys)) == {key}
+
+
+def test_a_number_that_is_missing_in_a_pair_has_the_pair_s_name() -> None:
+    with pytest.raises(ConfigError) as refused:
+        RunConfig.from_keys(SMALL | {"optimizer": {"params": {"betas": [0.9]}}})
+    (problem,) = refused.value.problems
+    assert (problem.key, problem.wrong, problem.fix) == ("optimizer.params.betas", "expected more values, got [0.9]", "")
 
 
 def test_a_planned_key_of_the_network_is_not_advised_away() -> None:
