@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from model.config.architecture import SPARSE
 from model.config.keys import KeyProblem
+from model.config.kinds import NORMS
 from model.config.run import KEYS, SECTIONS, RunConfig
 
 UNJUDGED = frozenset({"gmlp", "amlp", "rwkv", "mamba"})
@@ -35,6 +36,12 @@ def _kinds(*kinds: str) -> Callable[[RunConfig], bool]:
     return lambda c: bool(set(c.architecture.attention_kinds) & set(kinds))
 
 
+def _epsilons() -> Iterator[Need]:
+    """The key of each norm that has one (model/config/kinds.py); the first norm that reads it is the one to name."""
+    for key, name in {kind.epsilon: name for name, kind in reversed(NORMS.items()) if kind.epsilon}.items():
+        yield _need(key, f"norm: {name}", lambda c, key=key: NORMS[c.architecture.norm].epsilon == key)  # type: ignore[misc]
+
+
 NEEDS = (
     _need(
         "rotary_pct rotary_emb_base rotary_save_freqs_buffer rope_fusion",
@@ -43,10 +50,9 @@ NEEDS = (
     ),
     _need("rpe_num_buckets rpe_max_distance", "pos_emb: rpe", lambda c: c.architecture.pos_emb == "rpe"),
     _need("opt_pos_emb_offset", "pos_emb: learned", lambda c: c.architecture.pos_emb == "learned"),
-    _need("layernorm_epsilon", "norm: layernorm", lambda c: "layernorm" in c.architecture.norm),
     _need("layernorm_fusion", "norm: layernorm", lambda c: c.architecture.norm == "layernorm"),
-    _need("rms_norm_epsilon rmsnorm_fusion", "norm: rmsnorm", lambda c: "rmsnorm" in c.architecture.norm),
-    _need("scalenorm_epsilon", "norm: scalenorm", lambda c: c.architecture.norm == "scalenorm"),
+    _need("rmsnorm_fusion", "norm: rmsnorm", lambda c: c.architecture.norm == "rmsnorm"),
+    *_epsilons(),
     _need("mlp_multiple_of", "a gated activation", lambda c: c.architecture.gated),
     _need("use_flashattn_swiglu", "activation: swiglu", lambda c: c.architecture.activation == "swiglu"),
     _need("bias_gelu_fusion", "activation: gelu", lambda c: c.architecture.activation == "gelu"),

@@ -22,6 +22,8 @@ class Norm:
     """``module:name`` of its layer (model/layers/norm.py: ``Norm``); empty: not built yet."""
     parameters: Callable[[Architecture, int], int] = lambda a, width: width
     """How many it has at a width; a gain for each dimension unless it says else."""
+    epsilon: str = ""
+    """The key that it reads beside."""
     alike_at_widths: bool = True
     """What it makes has the same size at every width, as muP needs."""
 
@@ -65,12 +67,17 @@ def _with_bias(a: Architecture, width: int) -> int:
 
 
 NORMS = {
-    "layernorm": Norm("model.layers.norm:LayerNorm", _with_bias),
-    "rmsnorm": Norm("model.layers.norm:RMSNorm"),
-    "non_parametric_layernorm": Norm("model.layers.norm:NonParametricLayerNorm", lambda a, width: 0),
-    "scalenorm": Norm("model.layers.norm:ScaleNorm", lambda a, width: 1, alike_at_widths=False),  # the length is, not the entries
-    "te_rmsnorm": Norm(""),
-    "te_layernorm": Norm("", lambda a, width: 2 * width),
+    "layernorm": Norm("model.layers.norm:LayerNorm", _with_bias, "layernorm_epsilon"),
+    "rmsnorm": Norm("model.layers.norm:RMSNorm", epsilon="rms_norm_epsilon"),
+    "non_parametric_layernorm": Norm("model.layers.norm:NonParametricLayerNorm", lambda a, width: 0, "layernorm_epsilon"),
+    "scalenorm": Norm(
+        "model.layers.norm:ScaleNorm",
+        lambda a, width: 1,
+        "scalenorm_epsilon",
+        alike_at_widths=False,  # the length is, not the entries
+    ),
+    "te_rmsnorm": Norm("", epsilon="rms_norm_epsilon"),
+    "te_layernorm": Norm("", lambda a, width: 2 * width, "layernorm_epsilon"),
 }
 """``norm``"""
 

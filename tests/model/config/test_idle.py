@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from model.config import RunConfig, idle_keys, is_fragment, translate
 from model.config.idle import NEEDS
+from model.config.kinds import NORMS, Norm
 from model.config.run import KEYS, SECTIONS
 
 SMALL = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "seq_length": 64, "max_position_embeddings": 64}
@@ -40,6 +42,14 @@ def found(**keys: Any) -> dict[str, str]:
 )
 def test_an_option_of_what_the_run_does_not_have_is_refused(keys: dict[str, Any], idle: str) -> None:
     assert list(found(**keys)) == [idle]
+
+
+@pytest.mark.parametrize("epsilon", ["layernorm_epsilon", "rms_norm_epsilon", "scalenorm_epsilon"])
+def test_a_norm_that_is_added_says_which_epsilon_counts(epsilon: str) -> None:
+    config = RunConfig.from_keys(SMALL | {epsilon: 1e-3})
+    with mock.patch.dict(NORMS, added=Norm("", epsilon=epsilon)):
+        added = config.model_copy(update={"architecture": config.architecture.model_copy(update={"norm": "added"})})
+        assert list(idle_keys(added, [epsilon])) == []
 
 
 def test_the_fix_names_what_it_works_with() -> None:
