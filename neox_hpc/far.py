@@ -164,12 +164,26 @@ class FarMachine:
 
     def make(self, path: str, token: str, archive: bytes) -> Outcome:
         """Make a run directory of an archive, whole or not at all; may be called again."""
-        return self._submit(path, token, archive, "", "/dev/null", ())
+        return self._submit(path, token, archive, "", "/dev/null", "", ())
 
-    def submit(self, path: str, token: str, archive: bytes, argv: Sequence[str], clean: Clean, *, reads_script: bool) -> Outcome:
-        """The same, and submit its job: once, however often this is called for the same token."""
+    def submit(
+        self,
+        path: str,
+        token: str,
+        archive: bytes,
+        argv: Sequence[str],
+        clean: Clean,
+        *,
+        reads_script: bool,
+        doubtful: str = "",
+    ) -> Outcome:
+        """The same, and submit its job: once, however often this is called for the same token.
+
+        Args:
+            doubtful: words of a refusal that is none for sure; an extended regular expression.
+        """
         stdin = f"{path}/job.sh" if reads_script else "/dev/null"
-        return self._submit(path, token, archive, self._environment(clean), stdin, argv)
+        return self._submit(path, token, archive, self._environment(clean), stdin, doubtful, argv)
 
     def fetch(self, path: str, wanted: Mapping[str, str]) -> News | None:
         """What a run has written; nothing where its directory is not.
@@ -239,9 +253,11 @@ class FarMachine:
         if connection is not None:
             connection.close()
 
-    def _submit(self, path: str, token: str, archive: bytes, environment: str, stdin: str, argv: Sequence[str]) -> Outcome:
+    def _submit(
+        self, path: str, token: str, archive: bytes, environment: str, stdin: str, doubtful: str, argv: Sequence[str]
+    ) -> Outcome:
         how = self.hello.checksum
-        args = [path, token, how, checksum(how, archive), environment, stdin, *argv]
+        args = [path, token, how, checksum(how, archive), environment, stdin, doubtful, *argv]
         for _ in range(2):  # it was killed, or another call has cleared a refusal away: the same again tells what has become of it
             said = self._run("submit", args, stdin=archive, timeout_s=SUBMIT_TIMEOUT_S, slow=True)
             if said.status == 0 and not said.out.startswith(b"refused"):

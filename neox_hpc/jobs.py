@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,11 +162,17 @@ def submit_job(scheduler: Scheduler, run: RunDir, environ: Mapping[str, str]) ->
         stdout = proc.run(argv, timeout_s=SUBMIT_TIMEOUT_S, environ=clean, cwd=run.path, stdin=stdin)
         return Taken(job_id=scheduler.parse_job_id(stdout), command=tuple(argv))
     except UserError as refused:
+        if scheduler.doubtful and re.search(scheduler.doubtful, str(refused)):
+            raise _unclear(run, refused) from None
         fix = "mend what it names, and submit again: nothing is queued and no file was kept"
         raise UserError(dataclasses.replace(problem, fix=problem.fix or fix) for problem in refused.problems) from None
     except (proc.NoAnswer, ValueError) as error:
-        advice = f"the job may be queued or not: look for {run.name} in the queue before you submit again; its files are {run.path}"
-        raise Unclear(f"{error}\n  {advice}") from None
+        raise _unclear(run, error) from None
+
+
+def _unclear(run: RunDir, error: Exception) -> Unclear:
+    advice = f"the job may be queued or not: look for {run.name} in the queue before you submit again; its files are {run.path}"
+    return Unclear(f"{error}\n  {advice}")
 
 
 def ask_jobs(scheduler: Scheduler, job_ids: Sequence[str], host: Host) -> dict[str, Answer]:

@@ -94,7 +94,7 @@ def find_run(text: str | None, *, file: Path, cwd: Path) -> RunDir:
 
 
 def _not_found(text: str, entries: tuple[Entry, ...], present: list[Entry]) -> Problem:
-    gone = next((entry for entry in entries if entry.is_called(text)), None)
+    gone = next((entry for entry in entries if entry.job_id and entry.is_called(text)), None)
     if gone is not None:
         return Problem(
             text, f"its run directory {gone.path} is gone", "restore the directory; the scheduler's own commands know the job"

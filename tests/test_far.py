@@ -185,7 +185,16 @@ def test_a_directory_of_another_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [0, 1, 512, 5000, -1])
 def test_an_archive_that_arrives_in_part_makes_nothing(tmp_path: Path, length: int) -> None:
     whole = pack(FILES, CODE)
-    args = [str(tmp_path / "runs" / "my"), "ours", "sha256sum", checksum("sha256sum", whole), "", "/dev/null", *sbatch(tmp_path)]
+    args = [
+        str(tmp_path / "runs" / "my"),
+        "ours",
+        "sha256sum",
+        checksum("sha256sum", whole),
+        "",
+        "/dev/null",
+        "",
+        *sbatch(tmp_path),
+    ]
     said = Local().run(script("submit"), args, stdin=whole[:length], timeout_s=20)
     assert said.out == b"failed what arrived is not what was sent\n"
     assert list((tmp_path / "runs").iterdir()) == [] and calls(tmp_path) == 0
@@ -490,3 +499,42 @@ def test_what_is_wrong_in_the_configuration_of_ssh_is_told(tmp_path: Path, line:
     (tmp_path / ".ssh" / "config").write_text(f"Host login\n{line}\n")
     with pytest.raises((UserError, Failure), match=r"~/.ssh/config"):
         connect_paramiko("login", OnTerminal(), tmp_path)
+
+
+def test_the_same_command_after_a_commit_is_the_same_job_and_another_is_told_of_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.program("sbatch", "echo 4711")
+    logins(monkeypatch, Interrupted(after=breaks), Failure("there: does not answer"))
+    assert desk(*SUBMIT).code == 1
+    commit = ("-c", "user.name=me", "-c", "user.email=me@here", "commit", "-q", "--allow-empty", "-m", "x")
+    for words in (("init", "-q"), commit):
+        subprocess.run(["git", *words], cwd=desk.cwd, check=True)
+    other = desk(*SUBMIT, "--set", "train_iters=22", "--dry-run")
+    assert "runs/my.2" in other.out and "has left no answer yet: neox-hpc status my tells" in other.err, other
+    assert desk(*SUBMIT).code == 0 and len(desk.calls) == 1
+
+
+@pytest.mark.parametrize("where", [SUBMIT, [word for word in SUBMIT if word not in ("--host", "there")]], ids=["far", "here"])
+def test_a_refusal_that_comes_too_late_is_none_for_sure(desk: Desk, monkeypatch: pytest.MonkeyPatch, where: Sequence[str]) -> None:
+    late = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    desk.program("sbatch", f"echo '{late}' >&2; exit 1")
+    logins(monkeypatch)
+    said = desk(*where)
+    assert said.code == 1 and late in said.err and "queue" in said.err and "nothing is queued" not in said.err, said
+    assert (desk.cwd / "runs" / "my" / "job.sh").exists()
+    if "--host" in where:
+        assert desk(*where).code == 1 and len(desk.calls) == 1
+
+
+def interrupts() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_job_whose_submission_is_interrupted_is_in_the_list(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.program("sbatch", "echo 4711")
+    desk.program("squeue", "echo '4711|PENDING|None'")
+    logins(monkeypatch, Interrupted(after=interrupts))
+    assert desk(*SUBMIT).code == 130
+    facts = desk("status", "--json").facts  # the newest that is known
+    assert (facts["state"], facts["job_id"]) == ("pending", "4711")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import itertools
+import json
 import os
 import posixpath
 import secrets
@@ -107,8 +108,12 @@ class FarDesk:
             record = self.record(path)
             if record is None and posixpath.basename(path) not in there:
                 return prepare(path)
-            if record is not None and record.receipt is None and _is_unfinished(record, prepared := prepare(path)):
-                return prepared
+            if record is not None and record.receipt is None:
+                if _is_unfinished(record, prepared := prepare(path)):
+                    return prepared
+                name = shlex.quote(record.name)
+                told = "was submitted otherwise, and has left no answer yet"
+                click.echo(f"note: {record.place} {told}: neox-hpc status {name} tells what has become of it", err=True)
             if self.run_id is not None:
                 fix = "choose another --run-id, or remove that directory"
                 raise UserError(
@@ -177,7 +182,13 @@ class FarDesk:
         argv, archive = far.draft["command"], pack(prepared.run_files, take_snapshot().files)
         try:
             outcome = self.machine.submit(
-                far.path, far.token, archive, argv, scheduler.submit_environment, reads_script=scheduler.reads_script
+                far.path,
+                far.token,
+                archive,
+                argv,
+                scheduler.submit_environment,
+                reads_script=scheduler.reads_script,
+                doubtful=scheduler.doubtful,
             )
             said = self._check(far.path, outcome, argv)
         except UserError:
@@ -253,7 +264,8 @@ class FarDesk:
         if outcome.kind == "failed":
             fix = "nothing is queued and no file was kept; give a directory that you may write with --output-dir"
             raise UserError(Problem(place, f"the run directory cannot be written: {outcome.words}", fix))
-        advice = f"a submission of {place} was begun and has left no answer: look for it in the queue"
+        words = f": {outcome.err.strip()}" if outcome.err.strip() else ""
+        advice = f"a submission of {place} was begun and has left no answer{words}\n  look for it in the queue"
         raise Unclear(f"{advice}\n  fix: if there is no such job, remove {path}/submitted.lock there, and submit again")
 
 
@@ -265,8 +277,10 @@ def _is_unfinished(record: RunDir, prepared: Prepared) -> bool:
 
 
 def digest_of(files: JobFiles) -> str:
-    """Of all that is submitted, the code too."""
-    parts = [*(f"{name}\0{text}" for name, text in sorted(files.items())), take_snapshot().sha256]
+    """Of all that is submitted, the code too; but for who submits it, and from where: the same command again is the same job."""
+    run = {key: value for key, value in json.loads(files["run.json"]).items() if key != "origin"}
+    told = {**files, "run.json": json.dumps(run)}
+    parts = [*(f"{name}\0{text}" for name, text in sorted(told.items())), take_snapshot().sha256]
     return sha256_of("\0".join(parts))
 
 

@@ -145,11 +145,8 @@ def _submit(prepared: Prepared) -> tuple[RunDir, Receipt]:
 
     if prepared.far is not None:
         run = prepared.far.keep(prepared)
-        try:
-            receipt = prepared.far.submit(prepared, run)
-        except Failure:
-            _remember(prepared, run, "", now_utc())  # `status` tells what has become of it
-            raise
+        _remember(prepared, run, "", now_utc())  # whatever ends this command, `status` tells what has become of it
+        receipt = prepared.far.submit(prepared, run)
         _remember(prepared, run, receipt.job_id, receipt.submitted_at)
         return run, receipt
     run = _write(prepared)

@@ -74,6 +74,7 @@ class Flux:
     takes: frozenset[str] = frozenset({"account", "queue", "walltime"})
     starts_job: bool = True
     reads_script: bool = False
+    doubtful: str = ""
     runs_on_first_node: bool = True
     name: Pattern = RUN_NAME
     account: Pattern = _ACCOUNT

@@ -131,6 +131,11 @@ class Scheduler(Protocol):
         ...
 
     @property
+    def doubtful(self) -> str:
+        """What ``submit_argv`` says where it fails and the job may be queued all the same; an extended regular expression."""
+        ...
+
+    @property
     def runs_on_first_node(self) -> bool:
         """Whether the job's script runs on its first node; else on one that the job's ranks do not run on."""
         ...

@@ -27,6 +27,7 @@ class Local:
     takes: frozenset[str] = frozenset()
     starts_job: bool = False
     reads_script: bool = False
+    doubtful: str = ""
     runs_on_first_node: bool = True
     name: Pattern = RUN_NAME
     account: Pattern = NOTHING

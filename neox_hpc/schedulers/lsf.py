@@ -86,6 +86,7 @@ class Lsf:
     takes: frozenset[str] = frozenset({"account", "queue", "walltime"})
     starts_job: bool = True
     reads_script: bool = True  # bsub reads directives in its standard input; in a file only where LSB_BSUB_PARSE_SCRIPT is set
+    doubtful: str = ""
     runs_on_first_node: bool = True
     name: Pattern = RUN_NAME
     account: Pattern = _ACCOUNT

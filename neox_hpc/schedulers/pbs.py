@@ -75,6 +75,7 @@ class Pbs:
     takes: frozenset[str] = frozenset({"account", "queue", "walltime"})
     starts_job: bool = True
     reads_script: bool = False
+    doubtful: str = ""
     runs_on_first_node: bool = True
     name: Pattern = _NAME
     account: Pattern = _ACCOUNT

@@ -101,6 +101,8 @@ class Slurm:
     takes: frozenset[str] = frozenset({"account", "comment", "queue", "walltime"})
     starts_job: bool = True
     reads_script: bool = False
+    doubtful: str = "Socket timed out|Zero Bytes were transmitted"
+    """The server was sent the job and is late; https://github.com/sdsc/sdsc-summer-institute-2019/issues/55"""
     runs_on_first_node: bool = True
     name: Pattern = RUN_NAME
     account: Pattern = _ACCOUNT

@@ -1,11 +1,11 @@
-# submit RUN TOKEN HOW SUM ENVIRONMENT INPUT [COMMAND…]: make a run directory of the archive on standard input, and submit its job.
+# submit RUN TOKEN HOW SUM ENVIRONMENT INPUT DOUBTFUL [COMMAND…]: make a run directory of the archive on standard input, and submit its job.
 #
 # RUN appears whole or not at all; whoever makes RUN/submitted.lock submits, once and for all.  So the same call may be made again,
 # after a connection that broke, as often as one likes: it goes on where the last one ended.  TOKEN tells this run from another's.
 # The first line of the answer: taken | failed WHY | written | unclear | answered STATUS, and then what the scheduler's command printed.
 trap '' HUP INT PIPE TERM # who asked may be gone: what is begun is ended
-run=$1 token=$2 how=$3 sum=$4 environment=$5 input=$6
-shift 6
+run=$1 token=$2 how=$3 sum=$4 environment=$5 input=$6 doubtful=$7
+shift 7
 lock=$run/submitted.lock
 temporary=''
 trap '[ -z "$temporary" ] || rm -rf "$temporary"' EXIT
@@ -60,6 +60,11 @@ if (mkdir "$lock") 2>/dev/null; then
   cd "$run" || exit
   out=$("$@" <"$input" 2>"$lock/err")
   status=$?
+  if [ "$status" -ne 0 ] && [ -n "$doubtful" ] && grep -Eq "$doubtful" "$lock/err"; then # it may be queued all the same
+    echo unclear
+    cat "$lock/err" >&2
+    exit 0
+  fi
   printf '%s\n' "$out" >"$lock/out"
   printf '%s\n' "$status" >"$lock/status.new" && mv "$lock/status.new" "$lock/status"
   printf 'answered %s\n%s\n' "$status" "$out"
@@ -90,6 +95,7 @@ if [ -s "$lock/status" ]; then
   cat "$lock/err" >&2
 elif [ -d "$lock" ]; then
   echo unclear
+  cat "$lock/err" >&2
 else
   echo refused # by the other call, which has removed it
 fi
