@@ -412,7 +412,9 @@ def write_files(folder: Path) -> None:
                 writer.add([*rng.integers(97, 122, size=int(rng.integers(5, 40))).tolist(), 0])
     _write_tokenizers(folder)
     for name, width in (("base", 16), ("other", 8), ("kept", 16)):
-        write_base_shapes(small_config(use_mup=True, base_shapes_file=str(folder / f"{name}.json"), hidden_size=width))
+        write_base_shapes(
+            small_config(use_mup=True, base_shapes_file=str(folder / f"{name}.json"), hidden_size=width, rotary_pct=1.0)
+        )
     (folder / "prompts.txt").write_text("ab\ncd\n")
     (folder / "other.txt").write_text("xy\n")
 
