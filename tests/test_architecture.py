@@ -140,7 +140,7 @@ STARTS = re.compile(r"^os\.(system|exec\w*|spawn\w*|posix_spawn\w*|fork\w*|kill\
 CONNECTS = {"subprocess", "multiprocessing", "asyncio", "socket", "pty", "paramiko", "urllib", "http"}
 WRITES = re.compile(
     r"(\.(write_text|write_bytes|mkdir|rename|unlink|rmdir|symlink_to|hardlink_to|touch|chmod)"
-    r"|^os\.(write|mkdir|makedirs|link|symlink|remove|removedirs|truncate)|^shutil\.(?!which$)\w+|^tempfile\.\w+)$"
+    r"|^os\.(write|mkdir|makedirs|link|symlink|remove|removedirs|truncate)|^shutil\.(?!(which|get_terminal_size)$)\w+|^tempfile\.\w+)$"
 )
 SAYS = {"print", "exit", "quit", "sys.exit", "os._exit", "click.echo", "sys.stdout.write", "sys.stderr.write"}
 LOOKS = re.compile(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from neox_hpc.cli import VERBS, cli
@@ -124,6 +126,24 @@ def test_a_terminal_shows_every_column_whole(capsys: pytest.CaptureFixture[str],
     print_table(("A", "B", "C"), [("short", "x" * 300, "where"), ("s", "y", "z" * 50)])
     shown = capsys.readouterr().out
     assert [shown.count(letter) for letter in "xz"] == [300, 50] and "short" in shown and "where" in shown
+
+
+CUTS = ("", "TENSOR", "PIPE", "DATA", "ZERO", "MICRO", "ACCUM.", "RECOMPUTE", "STEP", "TOKENS/S", "TFLOP/S", "GIB", "WHERE IT GOES")
+NUMBERS = ("1", "2", "10", "256", "3", "16", "32", "nothing", "42.7 s", "393,118", "98.1", "34.9")
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 100, 120, 200])
+def test_a_terminal_of_any_width_loses_no_character_of_a_wide_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    parts = "products 85%, memory 7%, tensor 6%, waiting 3%, pipe 2%, data 1%"
+    print_table(CUTS, [(*NUMBERS, parts), (*NUMBERS, parts)])
+    shown = click.unstyle(capsys.readouterr().out)
+    assert max(map(len, shown.splitlines())) <= columns
+    assert sorted(re.sub(r"[\s─]", "", shown)) == sorted(re.sub(r"\s", "", "".join((*CUTS, *2 * (*NUMBERS, parts)))))
+    assert all(shown.split().count(word) >= 2 for cell in NUMBERS for word in cell.split())
 
 
 def test_config_show_names_the_place_of_every_key(desk: Desk) -> None:
