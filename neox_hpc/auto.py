@@ -16,7 +16,7 @@ from neox_hpc.checks import check_model, missing
 from neox_hpc.decisions import published_vocabulary
 from neox_hpc.errors import Problem, UserError
 from neox_hpc.memory import HEADROOM, estimate_first_stage, estimate_memory, fullest, in_gib, stages
-from neox_hpc.outline import device_of, memory_of_rank
+from neox_hpc.outline import device_of, memory_of_rank, show_seconds
 from neox_hpc.probe import Facts
 from neox_hpc.request import Request
 from neox_hpc.settings import Loaded
@@ -128,7 +128,8 @@ def describe(proposal: Proposal) -> str:
     """The cut in a line."""
     cut, timed = proposal.cut, proposal.timed
     sizes = f"tensor {cut.tensor} x pipe {cut.pipe} x data {timed.made.layout.data}, ZeRO {cut.zero}, micro-batch {cut.micro}"
-    return f"{sizes} x accumulation {timed.made.batch.accumulation}, recompute {cut.recompute}; about {timed.seconds:.3g} s a step"
+    step = f"about {show_seconds(timed.seconds)} a step at best"
+    return f"{sizes} x accumulation {timed.made.batch.accumulation}, recompute {cut.recompute}; {step}"
 
 
 def choose_cuts(loaded: Loaded, site: Site, request: Request, facts: Facts) -> Proposals:
@@ -137,6 +138,8 @@ def choose_cuts(loaded: Loaded, site: Site, request: Request, facts: Facts) -> P
     Raises:
         UserError: the nodes are not told, or as :func:`propose`.
     """
+    if request.nodes is not None and request.nodes < 1:
+        raise UserError(Problem("--nodes", f"{request.nodes} nodes", "ask for at least 1"))
     hosts = len(facts.hostfile.hosts) if facts.hostfile is not None else 0
     nodes = request.nodes or max(loaded.config.launch.num_nodes, 0) or hosts or (1 if site.max_nodes == 1 else 0)
     if nodes < 1:

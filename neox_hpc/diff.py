@@ -16,7 +16,7 @@ from neox_hpc.explain import leaves, shown
 from neox_hpc.inputs import Inputs
 from neox_hpc.marked_yaml import place_of
 from neox_hpc.memory import fullest, in_gib
-from neox_hpc.outline import Outline
+from neox_hpc.outline import Outline, show_number, show_seconds
 from neox_hpc.placement import exported
 from neox_hpc.plan import Plan, Planned
 from neox_hpc.render import render_script
@@ -136,12 +136,12 @@ def _of_outline(outline: Outline, site: Site) -> Iterator[tuple[str, str]]:
     yield "tokens", f"{outline.tokens_a_step:,} a step" + (f", {outline.tokens:,} in all" if outline.tokens is not None else "")
     yield "memory", _memory(outline)
     if outline.step is not None:
-        yield "step", f"about {outline.step.seconds:.3g} s, {outline.step.tflops_per_rank:.0f} TFLOP/s a GPU"
+        yield "step", f"about {show_seconds(outline.step.seconds)} at best, {outline.step.tflops_per_rank:.0f} TFLOP/s a GPU"
     if outline.training_s is not None:
-        yield "to the end", f"about {_long(outline.training_s)}, {outline.training_node_hours:,.4g} node-hours"
+        yield "to the end", f"about {show_seconds(outline.training_s)} at best, {_node_hours(outline)}"
     yield "queue", outline.queue or ""
     yield "walltime", show_walltime(outline.walltime_s) if outline.walltime_s else ""
-    yield "one job", f"{outline.node_hours:,.4g} node-hours at most" if outline.node_hours is not None else ""
+    yield "one job", f"{show_number(outline.node_hours)} node-hours at most" if outline.node_hours is not None else ""
 
 
 def _of_plan(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -165,14 +165,6 @@ def _memory(outline: Outline) -> str:
         return ""
     needed = in_gib(fullest(outline.memory).peak)
     return f"about {needed} GiB a rank" if outline.room is None else f"about {needed} of {in_gib(int(outline.room))} GiB a rank"
-
-
-def _long(seconds: float) -> str:
-    """``47 min``, ``9.1 h``, ``12.5 days``"""
-    for most, unit, size in ((7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < most:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 86400:,.3g} days"
 
 
 # Sentences ----------------------------------------------------------------------------------------------------------------------
@@ -211,7 +203,7 @@ def _batch(ours: Outline, theirs: Outline, left: str, right: str) -> str:
     a, b = ours.batch, theirs.batch
     if a.train == b.train:
         return f"A step sees {a.train:,} sequences both times."
-    why = ", for data-parallel ranks are others" if (a.micro, a.accumulation) == (b.micro, b.accumulation) else ""
+    why = ", because the number of data-parallel ranks differs" if (a.micro, a.accumulation) == (b.micro, b.accumulation) else ""
     return (
         f"A step sees {a.train:,} sequences on {left} and {b.train:,} on {right}{why}: learning rate and steps may need a change."
     )
@@ -219,11 +211,15 @@ def _batch(ours: Outline, theirs: Outline, left: str, right: str) -> str:
 
 def _training(ours: Outline, theirs: Outline, left: str, right: str) -> str:
     assert ours.training_s is not None and theirs.training_s is not None
-    a, b = _long(ours.training_s), _long(theirs.training_s)
+    a, b = show_seconds(ours.training_s), show_seconds(theirs.training_s)
     if ours.training_node_hours == theirs.training_node_hours:
-        return f"By estimate all steps take {a} both times, {ours.training_node_hours:,.4g} node-hours."
-    costs = f"{ours.training_node_hours:,.4g} and {theirs.training_node_hours:,.4g} node-hours"
-    return f"By estimate all steps take {a} on {left} and {b} on {right}: {costs}."
+        return f"By estimate all steps take {a} at best both times, {_node_hours(ours)}."
+    took = f"{a} at best both times" if a == b else f"at best {a} on {left} and {b} on {right}"
+    return f"By estimate all steps take {took}: {_node_hours(ours)} and {_node_hours(theirs)}."
+
+
+def _node_hours(outline: Outline) -> str:
+    return f"{show_number(outline.training_node_hours or 0)} node-hours"
 
 
 def _fuller(left: Side, right: Side) -> str | None:

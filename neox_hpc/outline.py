@@ -115,6 +115,19 @@ def name_layers(stage: range, outline: Outline) -> str:
     return ", ".join(names + [name for n, name in enumerate(("final norm", "head"), start=blocks + 1) if n in stage])
 
 
+def show_number(value: float) -> str:
+    """``0.31``, ``47.3``, ``113,800``: three digits at least, and no power of ten."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def show_seconds(seconds: float) -> str:
+    """``0.031 s``, ``12.3 s``, ``47 min``, ``9.1 h``, ``12.5 days``"""
+    for most, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < most:
+            return f"{show_number(seconds / size)} {unit}"
+    return f"{show_number(seconds / 86400)} days"
+
+
 def bubble_share(layout: Layout, batch: BatchSizes) -> float:
     """Share of a step that a stage waits: (p - 1) / (m + p - 1) of p stages and m micro-batches (arXiv:2104.04473, section 2.2)."""
     return (layout.pipe - 1) / (batch.accumulation + layout.pipe - 1)

@@ -236,6 +236,8 @@ def test_auto_asks_for_the_number_of_nodes(desk: Desk) -> None:
     without = [word for word in ASKED if word not in ("-N", "2")]
     said = desk("plan", *without, "--auto", "my.yml")
     assert said.code == 2 and "write --nodes N" in said.err
+    none = desk("plan", *without, "-N", "0", "--auto", "my.yml")
+    assert none.code == 2 and "0 nodes" in none.err and "ask for at least 1" in none.err and "not told" not in none.err
 
 
 def test_a_dry_run_says_what_auto_chose(desk: Desk) -> None:

@@ -39,7 +39,9 @@ def test_two_machines_are_told_apart_in_words_and_sizes() -> None:
     found = compared(left, right)
     first, second, *_ = found.sentences
     assert first == "The same model, cut alike (tensor 2 x pipe 4): 8 ranks on 1 node of left, 16 on 4 of right."
-    assert second.startswith("A step sees 128 sequences on left and 256 on right, for data-parallel ranks are others")
+    assert second.startswith(
+        "A step sees 128 sequences on left and 256 on right, because the number of data-parallel ranks differs"
+    )
     sizes = named(found.sizes)
     assert sizes["scheduler"] == ("slurm", "pbs") and sizes["launcher"] == ("srun", "pals")
     assert sizes["layout"] == ("tensor 2 x pipe 4 x data 1 = 8 ranks", "tensor 2 x pipe 4 x data 2 = 16 ranks")
@@ -48,6 +50,15 @@ def test_two_machines_are_told_apart_in_words_and_sizes() -> None:
     variables = named(found.variables)
     assert variables["OMP_NUM_THREADS"] == ("7", "8") and variables["NCCL_CROSS_NIC"] == ("1", None)
     assert named(found.modules)["rocm"] == ("rocm/7.1.1", None)
+
+
+def test_estimated_times_are_the_best_that_may_be_in_numbers_of_digits() -> None:
+    twenty = shipped("20B")
+    left, right = (dataclasses.replace(inputs("frontier", account="lab42", nodes=nodes), loaded=twenty) for nodes in (12, 64))
+    found = compared(left, right)
+    told = [sentence for sentence in found.sentences if sentence.startswith("By estimate")]
+    told += [text or "" for what, pair in named(found.sizes).items() if what in ("step", "to the end") for text in pair]
+    assert len(told) == 3 and all("at best" in text and "e+" not in text for text in told), told
 
 
 def test_two_versions_of_a_profile_differ_in_facts_with_their_places() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from neox_hpc.launchers import NEEDS_JOB_OF, Shell
+from neox_hpc.outline import show_number
 from neox_hpc.probe import Facts, Machine
 from neox_hpc.render import render_script
 from neox_hpc.request import EarlySignal, run_name
@@ -569,3 +570,10 @@ def test_a_signal_is_asked_for_only_where_the_launcher_brings_it_to_the_ranks(la
     asked = {"early_signal": EarlySignal(signal="USR1", seconds=300), "walltime_s": 3600}
     told = [wrong for wrong in wrongs(planned(slurm(f"launcher={launcher}"), asked=asked)) if "--signal" in wrong]
     assert [("does not reach the ranks" in wrong) for wrong in told] == [True] * refused
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0312, "0.0312"), (3, "3"), (99.96, "100"), (47.34, "47.3"), (999.7, "1,000"), (113_812.4, "113,812")]
+)
+def test_numbers_are_told_by_their_digits(value: float, text: str) -> None:
+    assert show_number(value) == text

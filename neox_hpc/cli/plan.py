@@ -15,7 +15,7 @@ import click
 
 from neox_hpc.cli.prepare import Prepared, asked_of, job_options, prepare, print_notes, print_problems
 from neox_hpc.cli.show import print_facts, print_json, print_table
-from neox_hpc.outline import name_layers
+from neox_hpc.outline import name_layers, show_number, show_seconds
 
 if TYPE_CHECKING:
     from neox_hpc.auto import Proposal, Proposals
@@ -77,7 +77,8 @@ def _print_proposals(proposals: Proposals) -> None:
 
     click.echo(
         f"The best of {proposals.tried:,} cuts, one for each tensor and pipe; "
-        f"the first is the emptiest of those within {TIE:.0%} of the fastest:"
+        f"the first is the emptiest of those within {TIE:.0%} of the fastest.\n"
+        "Times are the best that may be; GiB and TFLOP/s are of one GPU:"
     )
     print_table(CUT_HEADERS, [_cut_row(number, proposal, proposals.room) for number, proposal in enumerate(proposals.best, 1)])
     click.echo("\nwhy the first")
@@ -87,8 +88,8 @@ def _print_proposals(proposals: Proposals) -> None:
 
 
 CUT_HEADERS = (
-    *("", "TENSOR", "PIPE", "DATA", "ZERO", "MICRO", "ACCUMULATION", "RECOMPUTE"),
-    *("STEP", "TOKENS/S", "TFLOP/S A GPU", "GIB", "FILLED", "WHERE THE TIME GOES"),
+    *("", "TENSOR", "PIPE", "DATA", "ZERO", "MICRO", "ACCUM.", "RECOMPUTE"),
+    *("STEP", "TOKENS/S", "TFLOP/S", "GIB", "FILLED", "WHERE THE TIME GOES"),
 )
 
 
@@ -185,7 +186,7 @@ def _facts(outline: Outline, reasons: dict[str, str], site: str) -> list[tuple[s
         ("account", reasons.get("account", "")),
         ("queue", reasons.get("queue") or outline.queue or ""),
         ("walltime", reasons.get("walltime") or (show_walltime(outline.walltime_s) if outline.walltime_s else "")),
-        ("node-hours", "" if outline.node_hours is None else f"{outline.node_hours:,.4g} at most"),
+        ("node-hours", "" if outline.node_hours is None else f"{show_number(outline.node_hours)} at most"),
         ("step", _step(outline, site)),
         ("to the end", _training(outline)),
         ("memory", reasons.get("memory", "")),
@@ -210,7 +211,7 @@ def _training(outline: Outline) -> str:
     if outline.training_s is None:
         return ""
     took, hours = show_seconds(outline.training_s), outline.training_node_hours
-    told = f"{outline.steps:,} steps take about {took} at best, {hours:,.4g} node-hours"
+    told = f"{outline.steps:,} steps take about {took} at best, {show_number(hours or 0)} node-hours"
     jobs = math.ceil(outline.training_s / outline.walltime_s) if outline.walltime_s else 1
     return f"{told}: {jobs} jobs of this walltime" if jobs > 1 else told
 
@@ -219,14 +220,6 @@ def name_parts(step: StepTime) -> str:
     """``products 71 %, tensor 12 %``: what takes a hundredth of a step or more, most first."""
     shares = sorted(((seconds / step.seconds, name) for name, seconds in step.parts.items()), reverse=True)
     return ", ".join(f"{name} {share:.0%}" for share, name in shares if share >= 0.01)
-
-
-def show_seconds(seconds: float) -> str:
-    """``0.031 s``, ``12.3 s``, ``47 min``, ``9.1 h``, ``12.5 days``"""
-    for most, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < most:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 86400:,.3g} days"
 
 
 def _bubble(share: float) -> str:
