@@ -103,7 +103,8 @@ def explain(inputs: Inputs, planned: Planned) -> tuple[Part, ...]:
 
 def _part(piece: Piece, line: int, given: tuple[Given, ...], site: Site) -> Part:
     keys = [each.key for each in given]
-    modules = of_launcher(site) if "launcher" in keys else of_scheduler(site) if "scheduler" in keys else OF_ENVIRONMENT
+    of_start = "launcher" in keys or (not keys and piece.text.startswith("-"))  # an option that other launchers have as well
+    modules = of_launcher(site) if of_start else of_scheduler(site) if "scheduler" in keys else OF_ENVIRONMENT
     return Part(piece=piece, line=line, given=given, wording=find(piece.text, modules) if piece.is_value else None)
 
 

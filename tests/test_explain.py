@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ SHAPES = [
 def test_lines_of_a_golden_script_are_made_by_keys_that_stand_where_it_is_said(name: str, how: str, many: bool) -> None:
     found = golden(name, how, most_nodes(name) if many else None)
     before = ""
-    for part in parts_of(found):
+    for part in golden_parts(name) if (how, many) == ("none", False) else parts_of(found):
         for given in part.given:
             check_place(given)
         check_wording(part)
@@ -101,6 +102,59 @@ def test_lines_of_a_golden_script_are_made_by_keys_that_stand_where_it_is_said(n
         if before in found.site.env:
             assert any(given.key.startswith(f"env.{before}") for given in part.given), before
         before = text if line.startswith("export {{ name }}=") and before == "" else ""
+
+
+UNMADE = {
+    "export {{ name }}={{": r"\w+",  # of a name and its value the other one is made
+    "{{ plan.layout.": "1",  # a size that nobody asks for is 1
+    "{{ plan.nodes }}": "1",  # so is the only number of nodes of a machine that is one node
+    "{{ launch | wrap }}": r'-[um]|"\$run/run\.json"',  # how Python is called, whatever is asked for
+}
+"""Of a line of a template -> its values that nothing makes, and why."""
+
+
+ONE_NODE = '[ "$nodes" -eq 1 ] ||'
+"""Begins the only line that is made by values of which none is: nobody chooses the nodes of a machine that is one."""
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_each_value_in_a_golden_script_has_what_made_it_or_a_reason_to_have_nothing(name: str) -> None:
+    bare = [part for part in golden_parts(name) if part.piece.is_value and part.piece.text.strip(" \\\n") and not made_by(part)]
+    for part in bare:
+        allowed = [pattern for text, pattern in UNMADE.items() if text in template_line(part)]
+        assert any(re.fullmatch(pattern, part.piece.text.strip()) for pattern in allowed), (part.line, part.piece)
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_each_line_of_a_golden_script_has_what_made_it_or_is_a_line_of_a_template(name: str) -> None:
+    written = {line for path in TEMPLATES.rglob("*.j2") for line in path.read_text().splitlines()}
+    lines = golden_lines(name)
+    assert "".join(text for text, _ in lines) == "".join(part.piece.text for part in golden_parts(name))
+    for text, parts in lines:
+        is_template = set(text.splitlines()) <= written
+        assert not text.strip() or any(map(made_by, parts)) or is_template or text.startswith(ONE_NODE), text
+
+
+@cache
+def golden_parts(name: str) -> tuple[Part, ...]:
+    return parts_of(golden(name, "none", None))
+
+
+def golden_lines(name: str) -> list[tuple[str, list[Part]]]:
+    """The lines of a script, each with those that continue it."""
+    lines: list[tuple[str, list[Part]]] = [("", [])]
+    for part in golden_parts(name):
+        for text in part.piece.text.splitlines(keepends=True):
+            before, parts = lines[-1]
+            if before.endswith("\n") and not before.endswith("\\\n"):
+                lines.append((text, [part]))
+            else:
+                lines[-1] = (before + text, [*parts, part])
+    return lines
+
+
+def made_by(part: Part) -> bool:
+    return bool(part.given) or part.wording is not None
 
 
 def template_line(part: Part) -> str:
