@@ -81,6 +81,12 @@ def median_miss(rows: Iterable[Compared]) -> float:
     return median(abs(row.miss) for row in rows)
 
 
+def paper_miss(table: Table) -> str:
+    """``25% over ORNL on Frontier (3 rows)``"""
+    count = len(table.rows)
+    return f"{median_miss(table.rows):.0%} over {table.told['name']} ({count} row{'s' if count > 1 else ''})"
+
+
 def _table(told: Mapping[str, Any]) -> Table:
     site = load_site(told["site"], told["set"], home=PUBLISHED.parent / "nobody")
     configs = [_config(told, row) for row in told["rows"]]
@@ -129,6 +135,7 @@ def page() -> str:
                 median=f"{median_miss(rows):.0%}",
                 count=len(rows),
                 worst=f"{max(abs(row.miss) for row in rows):.0%}",
+                papers="; ".join(map(paper_miss, compared)),
                 fast=f"all {fast}" if fast == len(rows) else f"{fast}",
             ),
             *map(_section, compared),
@@ -151,6 +158,9 @@ products, copies and sums over devices. None is fitted to a training, so to none
 **Median error: {median} over {count} rows, the largest {worst}.** The estimate is too fast in {fast} of them: what it does not
 count (starting kernels, products of odd sizes, slow nodes, reading data) is always lost. TFLOP/s are of one device (a GCD of an
 MI250X), with recomputation counted, as the sources count them.
+
+Rows are not spread evenly over the papers, so the median of each says more:
+{papers}.
 
 What follows from that: compare cuts by it, and take a tenth to a third off a promise.
 """
