@@ -71,6 +71,7 @@ class Said:
     status: int
     out: bytes
     err: str
+    """Without what a terminal would obey."""
 
 
 class Unreachable(Failure):
@@ -145,7 +146,8 @@ class Envelope:
             raise Failure(f"{where}: does not run what it is given; it says: {words}")
         if not ended or not status.strip().isdigit():
             raise Lost(f"{where}: the connection broke before the answer was there")
-        return Said(status=int(status), out=content, err=err.rpartition(f"\n{self.mark}\n")[2])
+        words = err.rpartition(f"\n{self.mark}\n")[2]
+        return Said(status=int(status), out=content, err="\n".join(map(printable, words.split("\n"))))
 
 
 def seal(script: str, args: Sequence[str]) -> Envelope:
@@ -158,7 +160,7 @@ def seal(script: str, args: Sequence[str]) -> Envelope:
 
 def _last_words(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " / ".join(lines[-3:])[:300]
+    return printable(" / ".join(lines[-3:])[:300])
 
 
 @dataclass(frozen=True)
@@ -364,12 +366,12 @@ def connect_paramiko(host: str, terminal: Terminal, home: Path) -> Ssh:
     """
     logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)  # it would print tracebacks of its own
     config = read_config(home)
-    first = read_hop(config, host, home)
+    *jumps, last = way_to(host, config, home)
     through: list[Any] = []
     try:
-        for jump in first.jumps:
-            through.append(_open(read_hop(config, jump, home), through, terminal))
-        return Ssh(host=host, transport=_open(first, through, terminal), through=tuple(through))
+        for jump in jumps:
+            through.append(_open(jump, through, terminal))
+        return Ssh(host=host, transport=_open(last, through, terminal), through=tuple(through))
     except BaseException:
         for transport in reversed(through):
             transport.close()
@@ -458,6 +460,15 @@ def read_hop(config: Any, text: str, home: Path) -> Hop:
         jumps=tuple(jump.strip() for jump in jumps.split(",")) if jumps.lower() != "none" else (),
         proxy_command=proxy if proxy is not None and proxy.lower() != "none" else None,
     )
+
+
+def way_to(host: str, config: Any, home: Path, beyond: tuple[str, ...] = ()) -> list[Hop]:
+    """The hosts that one goes through, nearest first, and the host; to the first of ``ProxyJump``'s hosts as its own entry says."""
+    hop, beyond = read_hop(config, host, home), (*beyond, host)
+    if not hop.jumps or hop.jumps[0] in beyond:  # `Host *` means the host on the way too
+        return [hop]
+    first = way_to(hop.jumps[0], config, home, beyond)
+    return [*first, *(read_hop(config, jump, home) for jump in hop.jumps[1:]), hop]
 
 
 def _at_home(path: str, home: Path) -> Path:
@@ -598,7 +609,7 @@ def _log_in(hop: Hop, transport: Any, terminal: Terminal) -> None:
         return
     except paramiko.BadAuthenticationType as asked:
         allowed = list(asked.allowed_types)
-    keys, tried, refused = _keys(hop, terminal), 0, ""
+    keys, tried, refused = keys_of(hop, terminal), 0, ""
     while allowed:
         method = next((name for name in ("publickey", "keyboard-interactive", "password") if name in allowed), None)
         if method is None:
@@ -664,7 +675,7 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _keys(hop: Hop, terminal: Terminal) -> Iterator[Any]:
+def keys_of(hop: Hop, terminal: Terminal) -> Iterator[Any]:
     """Those of the agent, then those in files; with IdentitiesOnly, of the agent's only those that a file names."""
     import paramiko
 
@@ -678,10 +689,16 @@ def _keys(hop: Hop, terminal: Terminal) -> Iterator[Any]:
                 yield key
     finally:
         agent.close()
-    for path in hop.identities:
-        key = _load_key(path, terminal)
-        if key is not None and key.get_base64() not in seen:
-            yield key
+    locked: list[Path] = []
+    for ask, paths in ((None, hop.identities), (terminal, locked)):  # a passphrase is asked for when no other key lets in
+        for path in paths:
+            try:
+                key = _load_key(path, ask)
+            except paramiko.PasswordRequiredException:
+                locked.append(path)
+                continue
+            if key is not None and key.get_base64() not in seen:
+                yield key
 
 
 def _public(paths: Iterable[Path]) -> Iterator[str]:
@@ -690,8 +707,12 @@ def _public(paths: Iterable[Path]) -> Iterator[str]:
             yield Path(f"{path}.pub").read_text(encoding="utf-8").split()[1]
 
 
-def _load_key(path: Path, terminal: Terminal) -> Any:
-    """A private key with its certificate, if there is one; a passphrase is asked for once."""
+def _load_key(path: Path, terminal: Terminal | None) -> Any:
+    """A private key with its certificate, if there is one; a passphrase is asked for once.
+
+    Raises:
+        paramiko.PasswordRequiredException: there is nobody to ask.
+    """
     import paramiko
 
     if not path.is_file():
@@ -702,12 +723,16 @@ def _load_key(path: Path, terminal: Terminal) -> Any:
             try:
                 key = kind.from_private_key_file(str(path), password=password)
             except paramiko.PasswordRequiredException:
+                if terminal is None:
+                    break
                 password = password if password is not None else terminal.secret(f"Passphrase of {path}: ")
                 key = kind.from_private_key_file(str(path), password=password)
             if Path(f"{path}-cert.pub").is_file():
                 key.load_certificate(f"{path}-cert.pub")
             return key
-    return None
+    else:
+        return None
+    raise paramiko.PasswordRequiredException(str(path))
 
 
 CONNECT: dict[str, Callable[[str, Terminal, Path], Connection]] = {"paramiko": connect_paramiko, "openssh": connect_openssh}

@@ -33,11 +33,13 @@ from neox_hpc.transport import (
     TimedOut,
     check_key,
     connect_paramiko,
+    keys_of,
     known_keys,
     read_address,
     read_config,
     read_hop,
     seal,
+    way_to,
 )
 from tests.desk import Desk, desk
 
@@ -98,6 +100,11 @@ def test_every_login_shell_runs_the_same_script_with_the_same_arguments(shell: t
     said = Local(shell).run("""printf '<%s>' "$@"; cat; echo done >&2; exit 7""", words, stdin=b"\x00\xff\n!", timeout_s=20)
     assert said.out == "".join(f"<{word}>" for word in words).encode() + b"\x00\xff\n!"
     assert said.status == 7 and said.err.endswith("done\n")
+
+
+def test_what_a_terminal_would_obey_is_left_out_of_a_machines_words() -> None:
+    said = Local().run(r"printf 'no such account\033]0;x\007\nask us\n' >&2; exit 1", timeout_s=20)
+    assert said.err == "no such account ]0;x \nask us\n"
 
 
 def test_what_a_login_shell_prints_itself_is_left_out() -> None:
@@ -538,3 +545,48 @@ def test_a_job_whose_submission_is_interrupted_is_in_the_list(desk: Desk, monkey
     assert desk(*SUBMIT).code == 130
     facts = desk("status", "--json").facts  # the newest that is known
     assert (facts["state"], facts["job_id"]) == ("pending", "4711")
+
+
+@pytest.mark.parametrize(
+    ("config", "way"),
+    [
+        ("Host inner\n  ProxyJump middle\nHost middle\n  ProxyJump outer\n", ["outer", "middle", "inner"]),
+        ("Host inner\n  ProxyJump a,b\nHost a\n  ProxyJump outer\nHost b\n  ProxyJump x\n", ["outer", "a", "b", "inner"]),
+        ("Host *\n  ProxyJump gate\n", ["gate", "inner"]),
+        ("Host inner\n  ProxyJump gate\nHost gate\n  ProxyJump inner\n", ["gate", "inner"]),
+    ],
+)
+def test_hosts_on_the_way_are_reached_as_their_own_entries_say(tmp_path: Path, config: str, way: list[str]) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text(config)
+    assert [hop.name for hop in way_to("inner", read_config(tmp_path), tmp_path)] == way
+
+
+def test_a_passphrase_is_asked_for_when_no_other_key_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("no ssh-keygen: apt-get install openssh-client")
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, word in (("locked", "open sesame"), ("free", "")):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", word, "-f", str(tmp_path / name)], check=True)
+    (tmp_path / ".ssh").mkdir()
+    names = "".join(f"  IdentityFile ~/{name}\n" for name in ("locked", "free"))
+    (tmp_path / ".ssh" / "config").write_text(f"Host login\n{names}")
+    person = OneWord()
+    found = keys_of(read_hop(read_config(tmp_path), "login", tmp_path), person)
+    assert (next(found).get_base64(), person.asked) == ((tmp_path / "free.pub").read_text().split()[1], 0)
+    assert (next(found).get_base64(), person.asked) == ((tmp_path / "locked.pub").read_text().split()[1], 1)
+
+
+@dataclass
+class OneWord:
+    """A person who knows one passphrase."""
+
+    asked: int = 0
+
+    def secret(self, _prompt: str) -> str:
+        self.asked += 1
+        return "open sesame"
+
+    def confirm(self, _question: str) -> bool:
+        return False
