@@ -473,6 +473,34 @@ def test_a_wrong_code_or_password_is_told_and_a_right_one_lets_in(afar: Afar, me
     assert len(afar.taken) == 1
 
 
+def test_a_code_that_is_used_up_when_the_connection_breaks_costs_no_second_job(afar: Afar) -> None:
+    afar.login.configure("keyboard-interactive", UsePAM="yes")
+    afar.program("sbatch", SBATCH.replace("echo $number", "sleep 1; echo $number"))
+    desk, home = afar.desk, afar.desk.cwd / "laptop"
+    laptop = Laptop(home=home, cwd=desk.cwd, hidden=desk.programs, checkout=Path(__file__).parents[2])
+    home.mkdir()
+    write_ssh_config(home, {"login": afar.login})
+    argv = ("submit", *SITE, "--host", "login", "my.yml")
+
+    def cut() -> None:
+        while not afar.taken:
+            time.sleep(0.01)
+        afar.login.cut()
+
+    thread = threading.Thread(target=cut, daemon=True)
+    thread.start()
+    try:
+        code = afar.login.add_code("41")
+        said = laptop(*argv, answers=[code] * 4).said
+        thread.join(timeout=20)
+        assert said.code == 1 and "wrong, expired, or used before" in said.err and "the same command again" in said.err, said
+        again = laptop(*argv, answers=[afar.login.add_code("42")]).said
+    finally:
+        afar.login.configure()
+    assert again.code == 0 and "my  job 4711" in again.out, again
+    assert len(afar.taken) == 1 and [path.name for path in afar.runs.iterdir()] == ["my"]
+
+
 @dataclass
 class Typing:
     """A person who has these answers."""
