@@ -302,7 +302,8 @@ class FarMachine:
         except UserError as error:
             if self._hello is None:
                 raise
-            raise Failure(f"{self.host}: the connection broke, and another cannot be made: {error}") from None
+            told = "; ".join(f"{problem.where}: {problem.wrong}" for problem in error.problems)  # their fixes are for a beginning
+            raise Failure(f"the connection broke, and another cannot be made: {told}") from None
 
 
 def _from(run: RunDir, name: str, wanted: int | str) -> str:

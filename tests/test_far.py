@@ -437,9 +437,9 @@ def logins(monkeypatch: pytest.MonkeyPatch, *ways: Connection | Exception) -> No
 
 def test_a_job_is_not_submitted_twice_by_who_is_not_let_in_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.program("sbatch", "echo 4711")
-    logins(monkeypatch, Interrupted(after=breaks), UserError(Problem("there", "does not let me in: it has refused the code")))
+    logins(monkeypatch, Interrupted(after=breaks), UserError(Problem("there", "has refused the code", "nothing was sent")))
     said = desk(*SUBMIT)
-    assert said.code == 1 and "it has refused the code" in said.err and "the same command again" in said.err, said
+    assert said.code == 1 and "there: has refused the code\n  fix: the same command again" in said.err, said
     again = desk(*SUBMIT)
     assert again.code == 0 and "my  job 4711" in again.out, again
     assert len(desk.calls) == 1 and [path.name for path in (desk.cwd / "runs").iterdir()] == ["my"]
