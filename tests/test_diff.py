@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import click
 import pytest
 
 from neox_hpc.diff import Comparison, compare, make_side
@@ -11,7 +12,7 @@ from neox_hpc.inputs import Inputs
 from tests.desk import Desk, desk
 from tests.planning import shipped
 from tests.test_every_site import SITES
-from tests.test_explain import golden, inputs, slurm
+from tests.test_explain import golden, inputs, on_a_terminal, slurm
 
 __all__ = ["desk"]
 
@@ -134,6 +135,18 @@ def test_two_files_of_one_name_are_called_by_their_paths(desk: Desk) -> None:
 
 def test_the_same_job_twice_differs_in_nothing(desk: Desk) -> None:
     assert "nothing differs" in desk("diff", *SITE, "-s", "slurm", "my.yml").out
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_terminal_of_any_width_shows_all_differences_and_no_line_that_it_would_fold(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    argv = ("diff", "-s", "frontier", "-s", "polaris", "-A", "lab42", "my.yml")
+    piped = desk(*argv).out
+    on_a_terminal(monkeypatch, columns)
+    shown = click.unstyle(desk(*argv).out)
+    assert "".join(shown.split()) == "".join(piped.split())
+    assert max(map(len, shown.splitlines())) <= columns < max(map(len, piped.splitlines()))
 
 
 def test_scripts_are_shown_line_by_line(desk: Desk) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+import click
 import pytest
 
 import neox_hpc
@@ -348,3 +349,21 @@ def test_a_script_that_this_version_writes_otherwise_is_told(desk: Desk) -> None
     script = desk.cwd / "runs/my/job.sh"
     script.write_text(script.read_text().replace("die() {", "stop() {"))
     assert "writes another script than the run has" in desk("explain", "runs/my").err
+
+
+def test_a_narrow_terminal_has_all_that_made_a_line_and_no_line_that_it_would_fold(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ("explain", "-s", "frontier", "-A", "lab42", "my.yml")
+    table, lines = desk(*argv).out, desk(*argv, "2-10").out
+    on_a_terminal(monkeypatch, 80)
+    shown, whole = click.unstyle(desk(*argv).out), click.unstyle(desk(*argv, "2-10").out)
+    assert max(map(len, shown.splitlines())) <= 80 and {line.split()[-1] for line in table.splitlines()} <= set(shown.split())
+    assert max(map(len, table.splitlines())) > 80 and max(map(len, lines.splitlines())) > 80
+    assert whole.split() == lines.split()
+    assert all(len(line) <= 80 for line in whole.splitlines() if line.startswith(" "))
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)

@@ -6,7 +6,6 @@ Changes when what is shown of two jobs does.
 from __future__ import annotations
 
 import difflib
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +15,14 @@ import click
 
 from neox_hpc.cli.explain import find_named_run, open_inputs, shown_place
 from neox_hpc.cli.prepare import asked_of, other_options, prepare
-from neox_hpc.cli.show import print_json
+from neox_hpc.cli.show import fold, print_json, terminal_width
 from neox_hpc.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from neox_hpc.diff import Comparison, Difference, Side, Value
 
 WIDTH = 100
+"""Characters of a line; fewer on a terminal that has fewer."""
 
 
 @click.command()
@@ -80,23 +80,30 @@ def _print(found: Comparison) -> None:
         click.echo("  nothing differs")
         return
     for sentence in found.sentences:
-        click.echo(textwrap.fill(sentence, WIDTH, initial_indent="  ", subsequent_indent="  "))
+        click.echo(_fold(f"  {sentence}", 2))
     _print_columns([("", left, right), *((each.what, _text(each.left), _text(each.right)) for each in found.sizes)])
     if found.same:
-        click.echo(textwrap.fill(f"the same: {', '.join(found.same)}", WIDTH, initial_indent="\n  ", subsequent_indent="  "))
+        click.echo("\n" + _fold(f"  the same: {', '.join(found.same)}", 2))
     for title, differences in (("configuration", found.keys), (f"facts of {found.left.inputs.site.name}", found.facts)):
         _print_changes(title, differences)
     for title, differences in (("modules", found.modules), ("variables", found.variables), ("directives", found.directives)):
         _print_sets(title, differences, left, right)
 
 
+def _fold(text: str, indent: int) -> str:
+    return fold(text, indent, min(WIDTH, terminal_width() or WIDTH))
+
+
 def _print_columns(rows: Sequence[tuple[str, str, str]]) -> None:
     if len(rows) == 1:
         return
     click.echo("")
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    room = terminal_width()
     for number, (what, left, right) in enumerate(rows):
         line = f"  {what:{widths[0]}}  {left:{widths[1]}}  {right}".rstrip()
+        if room is not None and sum(widths) + 6 > room:  # one below the other
+            line = "\n".join(_fold(f"  {label:{widths[0]}}  {text}", widths[0] + 4) for label, text in ((what, left), ("", right)))
         click.echo(click.style(line, dim=True) if number == 0 else line)
 
 
@@ -107,7 +114,7 @@ def _print_changes(title: str, differences: Sequence[Difference]) -> None:
     click.echo(f"\n  {title}")
     width = max(len(each.what) for each in differences)
     for each in differences:
-        click.echo(f"    {each.what:{width}}  {_placed(each.left)}  →  {_placed(each.right)}")
+        click.echo(_fold(f"    {each.what:{width}}  {_placed(each.left)}  →  {_placed(each.right)}", width + 8))
 
 
 def _print_sets(title: str, differences: Sequence[Difference], left: str, right: str) -> None:
@@ -122,11 +129,9 @@ def _print_sets(title: str, differences: Sequence[Difference], left: str, right:
     width = max(map(len, labels))
     for name, told in ((left, ours), (right, theirs)):
         if told:
-            indent = " " * (6 + width)
-            text = textwrap.fill(", ".join(told), WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-            click.echo(f"    {f'{name} only':{width}}  {text.strip()}")
+            click.echo(_fold(f"    {f'{name} only':{width}}  {', '.join(told)}", width + 6))
     for each in changed:
-        click.echo(f"    {each.what:{width}}  {_text(each.left)}  →  {_text(each.right)}")
+        click.echo(_fold(f"    {each.what:{width}}  {_text(each.left)}  →  {_text(each.right)}", width + 6))
 
 
 def _told(title: str, what: str, value: Value | None) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neox_hpc.cli.prepare import asked_of, other_options, prepare, print_notes, print_problems
-from neox_hpc.cli.show import print_json
+from neox_hpc.cli.show import fold, print_json, terminal_width
 from neox_hpc.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -179,21 +179,28 @@ def _rows(inputs: Inputs, planned: Planned) -> list[Row]:
 
 def _print_table(rows: Sequence[Row]) -> None:
     """A row a line; lines that no value has changed are one row where they are neighbours."""
-    shown = list(_short(rows))
-    widths = [max(len(cells[column]) for cells in shown) for column in range(3)]
+    shown = list(_short(rows, SHOWN))
+    widths = [max(len(cells[column]) for cells in shown) for column in range(4)]
+    room = terminal_width()
+    is_narrow = room is not None and sum(widths) + 6 > room
+    if room is not None and is_narrow:
+        widths[1] = min(widths[1], (room - widths[0]) // 2)
+        shown = list(_short(rows, widths[1]))
     for number, text, key, place in shown:
-        line = f"{number:>{widths[0]}}  {text:{widths[1]}}  {key:{widths[2]}}  {place}".rstrip()
+        made = f"{key}  {place}".strip() if is_narrow else f"{key:{widths[2]}}  {place}"
+        line = fold(f"{number:>{widths[0]}}  {text:{widths[1]}}  {made}".rstrip(), widths[0] + widths[1] + 4)
         click.echo(line if key else click.style(line, dim=True))
 
 
-def _short(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, str]]:
+def _short(rows: Sequence[Row], most: int) -> Iterator[tuple[str, str, str, str]]:
     yield "LINE", "SCRIPT", "MADE BY", "WHERE"
     for group in _grouped([row for row in rows if row.text.strip()]):
         first, last = group[0], group[-1]
         number = first.number if first is last else f"{first.first}-{last.last}"
         keys = ", ".join(given.key for given in first.given[:3]) + (" …" if len(first.given) > 3 else "")
         place = shown_place(first.given[0].place) if first.given else _span(group)
-        yield number, _cut(first.text) + ("" if first is last else " …"), keys, place
+        more = "" if first is last else " …"
+        yield number, _cut(first.text, most - len(more)) + more, keys, place
 
 
 def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
@@ -218,9 +225,9 @@ def _span(rows: Sequence[Row]) -> str:
     return ", ".join(spans)
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, most: int = SHOWN) -> str:
     flat = re.sub(r"\s*\\\n\s*", " ", text).strip("\n")
-    return flat if len(flat) <= SHOWN else f"{flat[: SHOWN - 1]}…"
+    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
 def _print_rows(rows: Sequence[Row]) -> None:
@@ -241,17 +248,17 @@ def _print_rows(rows: Sequence[Row]) -> None:
                 click.echo(f"  {_cut(' '.join(part.piece.text.strip() for part in parts))}")
             for each in given:
                 if each.place == BY_THE_PLAN:  # a reason, which is long
-                    click.echo(f"    {each.key:{widths[0]}}  {each.value}  ({each.place})")
+                    click.echo(fold(f"    {each.key:{widths[0]}}  {each.value}  ({each.place})", 8))
                     continue
                 line = f"    {each.key:{widths[0]}}  {_value(each):{widths[1]}}  {shown_place(each.place)}"
-                click.echo(line + (f"  ({each.source})" if each.source and each.key not in told else ""))
+                click.echo(fold(line + (f"  ({each.source})" if each.source and each.key not in told else ""), 8))
                 told.add(each.key)
-        click.echo(click.style(f"    template: {', '.join(row.templates)}", dim=True))
+        click.echo(click.style(fold(f"    template: {', '.join(row.templates)}", 8), dim=True))
         for part in row.parts:
             if part.wording is not None and (part.wording.comment or not several):
                 word = f"{_cut(part.piece.text)} " if several else ""
                 comment = f"  # {part.wording.comment}" if part.wording.comment else ""
-                click.echo(click.style(f"    code: {word}{part.wording.place}{comment}", dim=True))
+                click.echo(click.style(fold(f"    code: {word}{part.wording.place}{comment}", 8), dim=True))
 
 
 def _value(given: Given) -> str:

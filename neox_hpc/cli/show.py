@@ -36,6 +36,20 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def fold(text: str, indent: int, width: int | None = None) -> str:
+    """A line in lines of ``width``, else of the terminal; further ones begin with ``indent`` blanks.
+
+    Words stay whole, but those that are longer than a line of the terminal.
+    """
+    terminal = terminal_width()
+    room = width or terminal
+    if room is None or len(text) <= room:
+        return text
+    is_broken = terminal is not None
+    wrapped = textwrap.wrap(text, room, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=is_broken)
+    return "\n".join(wrapped)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(value, indent=1, default=str))
