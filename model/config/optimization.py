@@ -51,7 +51,7 @@ class OptimizerParams(Section):
     )
     momentum: float | None = live(None, ge=0, lt=1, doc=f"Momentum; when absent {_defaults('momentum')}.")
     beta: float | None = live(None, ge=0, lt=1, doc="SM3: decay of its sums of squares; when absent 0, they grow for ever.")
-    freeze_step: int | None = live(None, ge=0, doc="1-bit Adam: steps after which ranks send one bit a value; when absent 100000.")
+    freeze_step: int | None = live(None, ge=1, doc="1-bit Adam: steps after which ranks send one bit a value; when absent 100000.")
     cuda_aware: bool | None = retired(None, doc="1-bit Adam's MPI sends from GPU memory.", why=OWN_COLLECTIVES)
     comm_backend_name: str | None = retired(None, doc="What 1-bit Adam sends through.", why=OWN_COLLECTIVES)
 

@@ -8,14 +8,14 @@ algorithm 1, with T the number of warm-up steps (``freeze_step``), n ranks i, an
               m <- C(mean c_i + e);  e <- mean c_i + e - m                                  (each rank of one chunk of it)
     w <- w - lr (m / (sqrt(v) + eps) + decay w)
 
-without Adam's correction of its first steps.  DeepSpeed 0.19.8 has it no more.  What is compressed is what a rank holds: after T
+without Adam's correction of its first steps.  A weight that had no gradient in the warm-up (the row of a token that was not met) has
+no v to be divided by: it stays at m = 0 from then on, and d does not count it.  DeepSpeed 0.19.8 has it no more.  What is compressed is what a rank holds: after T
 the training depends on the number of data ranks, as in the paper, and a little on the cut over tensor ranks.  The errors e are not
 stored: a run that continues begins with none.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -59,19 +59,19 @@ class OneBitAdam(TensorByTensor):
         if int(state["step"]) <= self._freeze_step:
             v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         else:
-            m.copy_(self._mean_of_signs(m.reshape(-1), state).view_as(m))
+            m.copy_(self._mean_of_signs(m.reshape(-1), v.reshape(-1) > 0, state).view_as(m))
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.addcdiv_(m, v.sqrt().add_(group["eps"]), value=-group["lr"])
 
-    def _mean_of_signs(self, mine: Tensor, state: dict[str, Any]) -> Tensor:
-        """The compressed mean of the compressed ``mine`` of all data ranks: the same on each of them."""
+    def _mean_of_signs(self, mine: Tensor, met: Tensor, state: dict[str, Any]) -> Tensor:
+        """The compressed mean of the compressed ``mine`` of all data ranks: the same on each of them, and 0 where not ``met``."""
         n, place = self._ranks.layout.data, self._ranks.data_rank
         chunk = -(-mine.numel() // (8 * n)) * 8
         lengths = [min(chunk, max(0, mine.numel() - rank * chunk)) for rank in range(n)]
         if "error" not in state:
             state["error"] = torch.zeros_like(mine)
             state["error_of_mean"] = mine.new_zeros(lengths[place])
-        sent = _compress(mine, state["error"])
+        sent = _compress(mine, state["error"], met)
         rows = torch.stack([_packed(sent[0], part, chunk) for part in sent[1].split(chunk)])
         rows = torch.cat([rows, rows.new_zeros(n - len(rows), rows.shape[1])])  # ranks without a part of a short tensor
         received = torch.empty_like(rows)
@@ -81,22 +81,22 @@ class OneBitAdam(TensorByTensor):
         else:
             dist.all_to_all_single(received, rows, group=group)
         mean = torch.stack([_unpacked(row, lengths[place]) for row in received]).mean(0)
-        scale, signs = _compress(mean, state["error_of_mean"])
+        scale, signs = _compress(mean, state["error_of_mean"], met[place * chunk :][: lengths[place]])
         row = _packed(scale, signs, chunk)
         everyone = [torch.empty_like(row) for _ in range(n)]
         if group is None:
             everyone[0].copy_(row)
         else:
             dist.all_gather(everyone, row, group=group)
-        return torch.cat([_unpacked(row, length) for row, length in zip(everyone, lengths, strict=True)])
+        return torch.cat([_unpacked(row, length) for row, length in zip(everyone, lengths, strict=True)]).mul_(met)
 
 
-def _compress(x: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """C(x + error) as its size and which elements are not negative; ``error`` becomes what is lost."""
-    error.add_(x)
-    size = error.norm() / math.sqrt(max(1, error.numel()))
+def _compress(x: Tensor, error: Tensor, met: Tensor) -> tuple[Tensor, Tensor]:
+    """C(x + error) of the elements that were ``met``, as its size and which are not negative; ``error`` becomes what is lost."""
+    error.add_(x).mul_(met)
+    size = error.norm() / met.sum().clamp(min=1).sqrt()
     positive = error >= 0
-    error.sub_(torch.where(positive, size, -size))
+    error.sub_(torch.where(positive, size, -size)).mul_(met)
     return size, positive
 
 

@@ -247,6 +247,23 @@ def test_1_bit_adam_of_two_ranks_follows_the_paper(two_ranks: RankPool, size: in
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_1_bit_adam_leaves_alone_what_had_no_gradient_in_the_warm_up(two_ranks: RankPool) -> None:
+    random = np.random.default_rng(9)
+    first, gradients, met = random.normal(size=63), random.normal(size=(20, 2, 63)), np.arange(63) % 3 > 0
+    gradients[:FREEZE, :, ~met] = 0
+    half, whole = int(met[:32].sum()), int(met.sum())
+    others = gradients[:, :, met]
+    wanted = first.copy()
+    wanted[met] = onebit_adam_of_ranks(first[met], [list(step) for step in others], 0.0, [(0, half), (half, whole)])
+    keys = KEYS | keys_of("onebitadam", lr=LR)
+    for found in two_ranks.run("tests.model.cases_optimizers:steps_of_own_gradients", keys, first, gradients):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_1_bit_adam_needs_a_step_of_warm_up() -> None:
+    assert set(problems(**keys_of("onebitadam", freeze_step=0))) == {"optimizer.params.freeze_step"}
+
+
 @pytest.mark.skipif(not find_spec("bitsandbytes"), reason="pip install 'bitsandbytes>=0.50'")
 def test_8_bit_moments_take_a_quarter_and_go_nearly_where_32_bits_do() -> None:
     random = np.random.default_rng(3)
