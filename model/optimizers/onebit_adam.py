@@ -8,10 +8,10 @@ algorithm 1, with T the number of warm-up steps (``freeze_step``), n ranks i, an
               m <- C(mean c_i + e);  e <- mean c_i + e - m                                  (each rank of one chunk of it)
     w <- w - lr (m / (sqrt(v) + eps) + decay w)
 
-without Adam's correction of its first steps.  A weight that had no gradient in the warm-up (the row of a token that was not met) has
-no v to be divided by: it stays at m = 0 from then on, and d does not count it.  DeepSpeed 0.19.8 has it no more.  What is compressed is what a rank holds: after T
-the training depends on the number of data ranks, as in the paper, and a little on the cut over tensor ranks.  The errors e are not
-stored: a run that continues begins with none.
+without Adam's correction of its first steps.  A weight that had no gradient in the warm-up (the row of a token that was not met)
+has no v to be divided by: it stays at m = 0 from then on, and d does not count it.  DeepSpeed 0.19.8 has it no more.  What is
+compressed is what a rank holds: after T the training depends on the number of data ranks, as in the paper, and a little on the
+cut over tensor ranks.  The errors e are not stored: a run that continues begins with none.
 """
 
 from __future__ import annotations
