@@ -82,6 +82,8 @@ class Sparsity(Section):
         patterns = self.num_different_global_patterns
         if patterns > 1 and not self.different_layout_per_head:
             raise ValueError(f"num_different_global_patterns {patterns} is of different heads: add different_layout_per_head: true")
+        if min(self.global_block_indices, default=0) < 0:
+            raise ValueError(f"global_block_indices {list(self.global_block_indices)}: the first block is 0")
         ends = self.global_block_end_indices
         if ends is not None and len(ends) != len(self.global_block_indices):
             raise ValueError(
@@ -276,6 +278,9 @@ class Architecture(Section):
                 f"sparsity_config: {times}num_global_blocks {keys.num_global_blocks} does not fit in sparse_fixed's window of "
                 f"{window} blocks (num_local_blocks)"
             )
+        blocks, furthest = -(-self.seq_length // keys.block), max(keys.global_block_indices, default=0)
+        if kinds & READ_BY["global_block_indices"] and furthest >= blocks:
+            raise ValueError(f"sparsity_config: global_block_indices {furthest}, and seq_length has the blocks 0 to {blocks - 1}")
         for key, shaped in READ_BY.items():
             if getattr(keys, key) != Sparsity.model_fields[key].default and not kinds & shaped:
                 raise ValueError(

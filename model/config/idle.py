@@ -42,12 +42,19 @@ def _epsilons() -> Iterator[Need]:
         yield _need(key, f"norm: {name}", lambda c, key=key: NORMS[c.architecture.norm].epsilon == key)  # type: ignore[misc]
 
 
+def _draws_with_std(config: RunConfig) -> bool:
+    """The methods whose deviation is not made of sizes alone (model/layers/init.py)."""
+    shape = config.architecture
+    return bool({shape.init_method, shape.output_layer_init_method} & {"normal", "scaled_normal", "single_residual_scaled_normal"})
+
+
 NEEDS = (
     _need(
         "rotary_pct rotary_emb_base rotary_save_freqs_buffer rope_fusion",
         "pos_emb: rotary",
         lambda c: c.architecture.pos_emb == "rotary",
     ),
+    _need("init_method_std", "a normal method among init_method and output_layer_init_method", _draws_with_std),
     _need("rpe_num_buckets rpe_max_distance", "pos_emb: rpe", lambda c: c.architecture.pos_emb == "rpe"),
     _need("opt_pos_emb_offset", "pos_emb: learned", lambda c: c.architecture.pos_emb == "learned"),
     _need("layernorm_fusion", "norm: layernorm", lambda c: c.architecture.norm == "layernorm"),

@@ -31,6 +31,10 @@ def found(**keys: Any) -> dict[str, str]:
         ({"norm": "rmsnorm", "layernorm_epsilon": 1e-6}, "layernorm_epsilon"),
         ({"norm": "layernorm", "rms_norm_epsilon": 1e-6}, "rms_norm_epsilon"),
         ({"norm": "non_parametric_layernorm", "layernorm_fusion": True}, "layernorm_fusion"),
+        (
+            {"init_method_std": 0.1, "init_method": "small_init", "output_layer_init_method": "wang_init"},
+            "init_method_std",
+        ),
         ({"gpt_j_tied": True}, "gpt_j_tied"),
         ({"activation": "silu", "mlp_multiple_of": 64}, "mlp_multiple_of"),
         ({"activation": "swiglu", "bias_gelu_fusion": True}, "bias_gelu_fusion"),

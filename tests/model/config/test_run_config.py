@@ -215,6 +215,8 @@ APART = {"different_layout_per_head": True}
         (FIXED | {"sparsity_config": {"num_global_blocks": 9}}, "sparsity_config"),  # all would see all
         (LONG | {"sparsity_config": {"global_block_end_indices": [1, 2]}}, "sparsity_config"),
         (LONG | {"sparsity_config": {"global_block_end_indices": [0]}}, "sparsity_config"),
+        (LONG | {"sparsity_config": {"global_block_indices": [-1]}}, "sparsity_config"),
+        (LONG | {"sparsity_config": {"global_block_indices": [99]}}, "sparsity_config"),
     ],
 )
 def test_rules_between_keys(keys: dict[str, Any], key: str) -> None:
