@@ -254,7 +254,9 @@ def test_a_long_log_is_not_fetched_for_a_status_and_is_for_logs(afar: Afar) -> N
 # What goes wrong -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("share", [0.3, 0.7, 0.97, 0.999])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.3, marks=pytest.mark.full), 0.7, pytest.param(0.97, marks=pytest.mark.full), 0.999]
+)
 def test_a_transfer_that_breaks_anywhere_is_gone_on_with(afar: Afar, share: float) -> None:
     assert afar.submit("--name", "whole").code == 0
     afar.login.cuts.append(int(share * afar.login.carried[-1]))
@@ -386,7 +388,10 @@ def test_a_far_side_without_sha256_compares_the_checksum_of_posix(afar: Afar) ->
     assert len(afar.taken) == 1
 
 
-@pytest.mark.parametrize("shell", ["/bin/bash", "/usr/bin/tcsh", "/usr/bin/fish", "/usr/bin/rbash"])
+@pytest.mark.parametrize(
+    "shell",
+    ["/usr/bin/tcsh", "/usr/bin/rbash", *(pytest.param(path, marks=pytest.mark.full) for path in ("/bin/bash", "/usr/bin/fish"))],
+)
 def test_any_login_shell_will_do_even_one_that_prints(afar: Afar, shell: str) -> None:
     if not Path(shell).exists():
         pytest.skip(f"no {shell}: apt-get install tcsh fish bash")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -98,34 +99,48 @@ def bastion(way: Way) -> Iterator[Login]:
         yield running
 
 
-@pytest.mark.parametrize("ssh", CONNECT)
-def test_a_laptop_submits_follows_and_cancels_with_one_time_codes_through_a_bastion(
-    way: Way, bastion: Login, ssh: str, tmp_path: Path
-) -> None:
+@contextlib.contextmanager
+def at_a_laptop(way: Way, bastion: Login, name: str, cwd: Path) -> Iterator[Laptop]:
+    """A machine that reaches the login node through the bastion; both ask for codes, the login node for a key too."""
     login = way.login
     login.configure("publickey,keyboard-interactive")
-    home, cwd = Path(f"/tmp/neox-hpc-laptop-{os.getpid()}-{ssh}"), tmp_path
-    key = tmp_path / "key"
+    home = Path(f"/tmp/neox-hpc-laptop-{os.getpid()}-{name}")
+    key = cwd / "key"
     key.write_bytes(login.key.read_bytes())  # the login node's own files are not there
     key.chmod(0o600)
     write_ssh_config(home, {"login": login, "bastion": bastion})
     config = home / ".ssh" / "config"
     config.write_text(config.read_text().replace(str(login.key), f"{key}\n  ProxyJump bastion"))
     (cwd / "my.yml").write_text(CONFIG)
-    laptop = Laptop(home=home, cwd=cwd, hidden=login.home, checkout=Path(__file__).parents[2])
-    typed: list[Typed] = []
-
-    def call(*argv: str) -> Typed:
-        """A command; with openssh only the first one is asked for codes."""
-        asked = ssh == "paramiko" or not typed
-        codes = [host.add_code(f"{number}{len(typed):03d}{os.getpid()}") for number, host in ((1, bastion), (2, login))]
-        typed.append(laptop(*argv, answers=codes if asked else ()))
-        assert typed[-1].said.code == 0, typed[-1]
-        assert not any(code in typed[-1].terminal for code in codes), "a code was echoed"
-        assert bool(typed[-1].terminal.strip()) == asked
-        return typed[-1]
-
     try:
+        yield Laptop(home=home, cwd=cwd, hidden=login.home, checkout=Path(__file__).parents[2])
+    finally:
+        login.cut()
+        bastion.cut()
+        login.configure()
+        for path in sorted(home.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        home.rmdir()
+
+
+@pytest.mark.parametrize("ssh", [name if name == "paramiko" else pytest.param(name, marks=pytest.mark.full) for name in CONNECT])
+def test_a_laptop_submits_follows_and_cancels_with_one_time_codes_through_a_bastion(
+    way: Way, bastion: Login, ssh: str, tmp_path: Path
+) -> None:
+    login = way.login
+    typed: list[Typed] = []
+    with at_a_laptop(way, bastion, ssh, tmp_path) as laptop:
+
+        def call(*argv: str) -> Typed:
+            """A command; with openssh only the first one is asked for codes."""
+            asked = ssh == "paramiko" or not typed
+            codes = [host.add_code(f"{number}{len(typed):03d}{os.getpid()}") for number, host in ((1, bastion), (2, login))]
+            typed.append(laptop(*argv, answers=codes if asked else ()))
+            assert typed[-1].said.code == 0, typed[-1]
+            assert not any(code in typed[-1].terminal for code in codes), "a code was echoed"
+            assert bool(typed[-1].terminal.strip()) == asked
+            return typed[-1]
+
         way.steps(10)
         through = sum(bastion.carried)
         name = f"far-{ssh}"
@@ -145,13 +160,40 @@ def test_a_laptop_submits_follows_and_cancels_with_one_time_codes_through_a_bast
         while "endless" in way.slurm.ask("squeue", "--noheader", "--format=%j"):
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    finally:
-        login.cut()
-        bastion.cut()
-        login.configure()
-        for path in sorted(home.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        home.rmdir()
+
+
+@pytest.mark.full
+def test_behind_codes_too_each_job_exists_once_whenever_the_connection_is_cut(way: Way, bastion: Login, tmp_path: Path) -> None:
+    """A cut at a random moment, of one of the two connections; every log-in after it asks for new codes."""
+    chance = random.Random(20261121)
+    way.steps(1)
+    with at_a_laptop(way, bastion, "cut", tmp_path) as laptop:
+        made = 0
+
+        def submit(name: str) -> Typed:
+            nonlocal made
+            codes = [f"{os.getpid()}{number:05d}" for number in range(made, made + 12)]
+            made += len(codes)
+            for code, host in product(codes, (bastion, way.login)):  # whichever asks
+                host.add_code(code)
+            return laptop("submit", *way.site, "--name", name, "my.yml", answers=codes)
+
+        before, begun = len(way.login.carried), time.monotonic()
+        assert submit("coded-whole").said.code == 0
+        lasts_s, carries = time.monotonic() - begun, sum(way.login.carried[before:])
+        for number in range(10):
+            host = chance.choice((bastion, way.login))
+            if number % 2:
+                host.cuts.append(int(chance.random() * carries))
+            else:
+                threading.Timer(chance.random() * lasts_s, host.cut).start()
+            for _ in range(4):  # its user calls it again until it tells of the job
+                if (typed := submit(f"coded{number}")).said.code == 0:
+                    break
+            assert typed.said.code == 0, typed
+            host.cuts.clear()
+    jobs = way.slurm.ask("squeue", "--noheader", "--states=all", "--format=%j").split()
+    assert sorted(job for job in jobs if job.startswith("coded")) == sorted(["coded-whole", *(f"coded{n}" for n in range(10))])
 
 
 def test_with_the_connection_cut_at_ten_random_moments_each_job_exists_once(

@@ -149,7 +149,7 @@ def desk(pretended: Pretended, hosts: Hosts, cwd: Path) -> Desk:
     return Desk(pretended=pretended, hosts=hosts, machine=where, cwd=cwd)
 
 
-IN_EVERY_RUN = [name if name in ("pals", "jsrun", "flux") else pytest.param(name, marks=pytest.mark.full) for name in QUEUED]
+IN_EVERY_RUN = [name if name == "jsrun" else pytest.param(name, marks=pytest.mark.full) for name in QUEUED]
 """A queue each."""
 
 

@@ -399,7 +399,7 @@ def test_in_bf16_a_run_follows_one_rank_and_continues_bit_for_bit(
     assert curve(tmp_path / "cut") == pytest.approx(curve(tmp_path / "whole"), rel=1e-3 if name == "adam8bit" else 0, abs=0)
 
 
-@pytest.mark.parametrize(("ranks", "pipe"), [(2, 1), (4, 2)])
+@pytest.mark.parametrize(("ranks", "pipe"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.full)])
 def test_1_bit_adam_is_given_each_ranks_own_gradient_after_its_warm_up(
     rank_pool: Callable[[int], RankPool], ranks: int, pipe: int
 ) -> None:
