@@ -43,23 +43,7 @@ def _warm_render() -> float:
     asked = Asked(
         configs=(str(CONFIG),),
         site="slurm",
-        conf_dir=None,
-        sets=(),
         site_sets=SLURM[3::2],
-        nodes=None,
-        walltime=None,
-        account=None,
-        queue=None,
-        directives=(),
-        after=(),
-        array=None,
-        exclude=None,
-        early_signal=None,
-        requeue=False,
-        launcher_args=(),
-        name=None,
-        output_dir="runs",
-        run_id=None,
     )
     return min(_seconds(lambda: prepare(asked, cwd=ROOT)) for _ in range(ROUNDS))
 

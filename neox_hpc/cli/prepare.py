@@ -46,27 +46,27 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The command line."""
+    """The command line; a default where nothing is said."""
 
     configs: tuple[str, ...]
     site: str | None
-    conf_dir: str | None
-    sets: tuple[str, ...]
-    site_sets: tuple[str, ...]
-    nodes: int | None
-    walltime: str | None
-    account: str | None
-    queue: str | None
-    directives: tuple[str, ...]
-    after: tuple[str, ...]
-    array: str | None
-    exclude: str | None
-    early_signal: str | None
-    requeue: bool
-    launcher_args: tuple[str, ...]
-    name: str | None
-    output_dir: str
-    run_id: str | None
+    conf_dir: str | None = None
+    sets: tuple[str, ...] = ()
+    site_sets: tuple[str, ...] = ()
+    nodes: int | None = None
+    walltime: str | None = None
+    account: str | None = None
+    queue: str | None = None
+    directives: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    array: str | None = None
+    exclude: str | None = None
+    early_signal: str | None = None
+    requeue: bool = False
+    launcher_args: tuple[str, ...] = ()
+    name: str | None = None
+    output_dir: str = "runs"
+    run_id: str | None = None
     container: str | None = None
     auto: bool = False
     node_rank: int | None = None
